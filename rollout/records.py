@@ -1,0 +1,71 @@
+"""Records between engine and learner."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from scenerl.envs.records import Answer, ParseError, Prompt
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class EncodedPrompt:
+    """One prompt after its one processor call: the same tensors for engine and learner."""
+
+    prompt: Prompt
+    prompt_ids: Tensor
+    """int64 [prompt], media placeholders expanded."""
+    position_ids: Tensor
+    """int64 [3, prompt]: mRoPE positions (time, height, width) as Qwen and vLLM define them."""
+    pixel_values: Tensor | None
+    """float32 [patches, patch dim] of all media, in order; images and videos alike."""
+    grid_thw: Tensor | None
+    """int64 [media, 3]: patches in time, height, width of each image or video."""
+    media_kinds: tuple[Literal["image", "video"], ...]
+    second_per_grid_s: tuple[float, ...]
+    """Seconds between temporal patches of each medium; 0.0 for an image."""
+    content_hash: str
+    """SHA-256 over ids, grids and pixel bytes; checked by engine and learner."""
+    num_media_tokens: int
+    """Placeholder tokens in prompt_ids; must equal the merged patches."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """What the policy wrote."""
+
+    completion_ids: tuple[int, ...]
+    """Includes the end-of-turn token when there is one."""
+    rollout_logprobs: tuple[float, ...]
+    """Of each completion id, at sampling temperature 1 semantics, by the engine."""
+    text: str
+    finish_reason: Literal["stop", "length"]
+    policy_version: int
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the length limit ended it."""
+        return self.finish_reason == "length"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Rollout:
+    """A completion with what it means."""
+
+    index: int
+    completion: Completion
+    answer: Answer | ParseError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Group:
+    """The rollouts of one prompt."""
+
+    group_id: str
+    encoded: EncodedPrompt
+    rollouts: tuple[Rollout, ...]
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt that all rollouts of the group answer."""
+        return self.encoded.prompt
