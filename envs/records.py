@@ -1,7 +1,7 @@
 """Records of the tasks: what is asked, what a reply means, what an answer becomes in 3D."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -68,7 +68,7 @@ class ParseError:
     text: str
 
 
-type Answer = SpanAnswer | BoxAnswer | TextAnswer
+Answer: TypeAlias = SpanAnswer | BoxAnswer | TextAnswer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -4,15 +4,15 @@ Records carry paths, frame indices and numbers, never pixels.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
-type Box2D = tuple[float, float, float, float]
+Box2D: TypeAlias = tuple[float, float, float, float]
 """(x0, y0, x1, y1) in pixels of a stated grid; x1 and y1 are exclusive edges."""
 
-type Box3D = tuple[float, float, float, float, float, float]
+Box3D: TypeAlias = tuple[float, float, float, float, float, float]
 """(xmin, ymin, zmin, xmax, ymax, zmax) in metres, world axes."""
 
-type Span = tuple[float, float]
+Span: TypeAlias = tuple[float, float]
 """(start, end) in seconds since the first frame of the video."""
 
 

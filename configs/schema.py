@@ -1,0 +1,289 @@
+"""Every setting of a run, with its default, unit and check.
+
+Names are those of TRL's GRPOConfig where TRL has the thing; `configs/load.py` also accepts TRL's
+flat spelling for the few that live elsewhere here (``num_generations`` is ``rollout.group_size``).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work: says what was found, what is expected and what to do."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The policy."""
+
+    path: str = "tiny"
+    """Folder or hub name of a Qwen-VL checkpoint; "tiny" is the embedded policy."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    trust_remote_code: bool = False
+    freeze_vision_tower: bool = False
+    lora_r: int = 0
+    """LoRA rank; 0 trains all weights."""
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
+    lora_target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """The samples."""
+
+    path: str = "data/rooms"
+    """Folder that `launch preprocess` wrote."""
+    train_split: str = "train"
+    eval_split: str = "test"
+    kinds: tuple[str, ...] = ()
+    """Only these kinds of queries (attribute, relation, ...); empty takes all."""
+    max_train_samples: int | None = None
+    max_eval_samples: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnvConfig:
+    """The task: how a sample becomes a prompt, and a reply an answer."""
+
+    name: Literal["temporal_grounding", "image_grounding", "video_qa"] = "temporal_grounding"
+    template: Literal["reference", "short"] = "reference"
+    """"reference" is the prompt of the reference systems; "short" is for very small policies."""
+    num_frames: int | None = None
+    """Frames of a video; None samples at `fps`."""
+    fps: float = 2.0
+    max_frames: int = 768
+    video_min_pixels: int = 16 * 28 * 28
+    """Per frame."""
+    video_total_pixels: int = 3584 * 28 * 28
+    """Over all frames of a video."""
+    image_min_pixels: int = 4 * 28 * 28
+    image_max_pixels: int = 1280 * 28 * 28
+    frames_per_span: int = 1
+    """Image grounding: frames of the span that are asked about, each a prompt of its own."""
+    coordinates: Literal["auto", "absolute", "relative_1000"] = "auto"
+    """"auto": pixels of the resized frame for Qwen2.5-VL, 0..1000 for Qwen2-VL and Qwen3-VL."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutConfig:
+    """How completions are made."""
+
+    engine: Literal["vllm", "transformers"] = "vllm"
+    group_size: int = 8
+    """Completions per prompt (TRL: num_generations)."""
+    max_prompt_length: int = 8192
+    max_completion_length: int = 1024
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps all."""
+    num_engines: int = 1
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.5
+    enforce_eager: bool = False
+    enable_prefix_caching: bool = False
+    """Off gives bit-identical rollouts whatever the batch; on saves prefill."""
+    cpu_kv_cache_gib: float = 1.0
+    max_num_seqs: int = 128
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot train."""
+        _require(
+            self.group_size >= 2,
+            f"rollout.group_size is {self.group_size}, but a group-relative advantage needs at "
+            "least 2 completions per prompt; set rollout.group_size >= 2",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardConfig:
+    """One entry of the rewards list."""
+
+    name: str | None = None
+    """A built-in reward or an entry point."""
+    path: str | None = None
+    """FILE.py:FUNCTION or package.module:FUNCTION of a plug-in."""
+    weight: float = 1.0
+    """0 only logs it."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    timeout_s: float = 60.0
+    on_error: Literal["raise", "none", "zero"] = "raise"
+    """"raise" stops the run, "none" leaves the rollout unscored, "zero" counts it and gives 0."""
+
+    def __post_init__(self) -> None:
+        """Refuse an entry that names nothing, or two things."""
+        _require(
+            (self.name is None) != (self.path is None),
+            f"a reward needs either name or path, found name={self.name!r}, path={self.path!r}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """The update: GRPO and the optimizer."""
+
+    max_steps: int = 100
+    prompts_per_step: int = 8
+    learning_rate: float = 1e-6
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    beta: float = 0.0
+    """Weight of the KL to the reference; 0 loads no reference."""
+    epsilon: float = 0.2
+    epsilon_high: float | None = None
+    """Upper clip; None equals epsilon (clip-higher: 0.28)."""
+    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "gspo"] = "dapo"
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    num_iterations: int = 1
+    """Optimizer steps per batch of rollouts."""
+    gradient_accumulation_steps: int = 1
+    """Micro-batches per optimizer step; the loss is exactly that of one batch."""
+    importance_sampling_correction: Literal["none", "token_truncate", "sequence_truncate"] = (
+        "token_truncate"
+    )
+    importance_sampling_cap: float = 3.0
+    mask_truncated_completions: bool = False
+    entropy_coef: float = 0.0
+    zero_spread_tolerance: float = 1e-6
+    """A group whose rewards have a standard deviation at most this is dropped."""
+    max_refills: int = 1
+    """How often a step asks for more prompts to replace dropped groups."""
+    max_staleness: int = 0
+    """Updates by which rollouts may lag; 0 is on-policy."""
+    logprob_gate_steps: int = 10
+    """Compare engine and learner log-probs at step 0 and every so many steps; 0 never."""
+    logprob_gate_tolerance: float = 0.05
+    """Largest allowed mean absolute difference."""
+    gradient_checkpointing: bool = False
+    learner: Literal["torch", "deepspeed"] = "torch"
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    deepspeed_config: str | None = None
+    """DeepSpeed JSON file; None derives it from this section."""
+    save_steps: int = 50
+    save_total_limit: int = 2
+    eval_steps: int = 0
+    """Evaluate greedily every so many steps; 0 only at the start and the end."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SftConfig:
+    """Supervised cold start: cross-entropy on reference completions."""
+
+    envs: tuple[EnvConfig, ...] = ()
+    """Tasks that are mixed, each prompt drawn from one of them."""
+    max_steps: int = 1000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    warmup_steps: int = 50
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "cosine"
+    label_noise: float = 0.0
+    """Relative jitter of the target spans and boxes: a cold start from coarse labels."""
+    dense_weight: float = 0.0
+    """Weight of the auxiliary per-patch loss (class, colour, box, time) from instance images."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterConfig:
+    """Who runs where."""
+
+    num_learners: int = 1
+    nnodes: int = 1
+    gpus_per_node: int = 0
+    colocate: bool = True
+    """Engines share the learners' GPUs (they take turns)."""
+    gpu_memory_gib: float = 80.0
+    """Memory of one GPU, for the plan."""
+    cpus: int | None = None
+    """CPU cores to use; None takes all."""
+    threads_per_actor: int = 1
+    start_timeout_s: float = 300.0
+    step_timeout_s: float = 1800.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackerConfig:
+    """How a box becomes masks over frames."""
+
+    name: Literal["sam2", "reproject"] = "sam2"
+    checkpoint: str = "tiny"
+    """SAM2 weights (.safetensors or .pt); "tiny" is the embedded tracker."""
+    config: str | None = None
+    """SAM2 model YAML (a file, or a name in the sam2 package); None for "tiny"."""
+    max_frames: int = 64
+    """Frames tracked around the prompted one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LiftConfig:
+    """How masks become points and a box."""
+
+    voxel_m: float = 0.02
+    min_depth_m: float = 0.1
+    max_depth_m: float = 10.0
+    edge_jump_m: float = 0.1
+    """A depth pixel beside a jump larger than this is a flying pixel and is left out; 0 keeps."""
+    min_view_share: float = 0.25
+    """A voxel stays when at least this share of the frames that could see it agree."""
+    outlier_neighbors: int = 16
+    outlier_std_ratio: float = 2.0
+    """Statistical outlier removal; 0 neighbours switches it off."""
+    component_radius_m: float = 0.1
+    """Points nearer than this are connected; the largest component is the object; 0 keeps all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroundConfig:
+    """The chain span -> box -> masks -> 3D."""
+
+    stage1: str | None = None
+    """Policy of the temporal step: a run directory or a model; None uses model.path."""
+    stage2: str | None = None
+    """Policy of the box step; None uses model.path."""
+    prompted_frames: int = 3
+    """Frames of the span that are asked for a box and prompt the tracker."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogConfig:
+    """What is written besides the run directory."""
+
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    project: str = "scenerl"
+    rollout_steps: int = 1
+    """Write the rollouts of every so many steps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """A whole run."""
+
+    name: str = "run"
+    output_dir: str = "runs"
+    """The run directory is output_dir/name."""
+    seed: int = 0
+    from_run: str | None = None
+    """Stage 1 run whose checkpoint and predicted spans stage 2 takes (`--from`)."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    rewards: tuple[RewardConfig, ...] = ()
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    lift: LiftConfig = field(default_factory=LiftConfig)
+    ground: GroundConfig = field(default_factory=GroundConfig)
+    log: LogConfig = field(default_factory=LogConfig)
