@@ -135,7 +135,7 @@ class _Loader(yaml.SafeLoader):
 
 def _parse_yaml(text: str, origin: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from error
 
@@ -181,7 +181,10 @@ def _is_section(name: str) -> bool:
 
 
 def _merge(
-    base: dict[str, Any], layer: Mapping[str, Any], origins: dict[str, str], origin: str,
+    base: dict[str, Any],
+    layer: Mapping[str, Any],
+    origins: dict[str, str],
+    origin: str,
     prefix: str = "",
 ) -> None:
     for key, value in layer.items():
@@ -197,7 +200,7 @@ def _merge(
 
 def _build(cls: type, values: Any, prefix: str, origins: Mapping[str, str]) -> Any:
     """Build one dataclass from a dict, with a named error for every wrong key or value."""
-    where = origins.get(prefix.rstrip("."), "settings")
+    where = _origin(prefix.rstrip("."), origins)
     if not isinstance(values, dict):
         raise ConfigError(
             f"{where}: {prefix.rstrip('.') or 'the file'}: found {values!r}, expected settings"
@@ -207,8 +210,7 @@ def _build(cls: type, values: Any, prefix: str, origins: Mapping[str, str]) -> A
         if key not in hints:
             raise ConfigError(_unknown(str(key), prefix, list(hints), origins))
     arguments = {
-        key: _convert(hints[key], value, f"{prefix}{key}", origins)
-        for key, value in values.items()
+        key: _convert(hints[key], value, f"{prefix}{key}", origins) for key, value in values.items()
     }
     try:
         return cls(**arguments)
@@ -217,18 +219,24 @@ def _build(cls: type, values: Any, prefix: str, origins: Mapping[str, str]) -> A
 
 
 def _unknown(key: str, prefix: str, known: list[str], origins: Mapping[str, str]) -> str:
-    origin = origins.get(f"{prefix}{key}", "settings")
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if near:
-        return f"{origin}: {prefix}{key}: unknown setting; did you mean {prefix}{near[0]}?"
-    everywhere = difflib.get_close_matches(key, _all_keys(), n=1, cutoff=0.6)
-    if everywhere or key in {name.split(".")[-1] for name in _all_keys()}:
-        found = next((n for n in _all_keys() if n.split(".")[-1] == key), None) or everywhere[0]
-        return f"{origin}: {prefix}{key}: unknown setting; did you mean {found}?"
+    origin = _origin(f"{prefix}{key}", origins)
+    elsewhere = [name for name in _all_keys() if name.split(".")[-1] == key]
+    near = [f"{prefix}{name}" for name in difflib.get_close_matches(key, known, n=1)]
+    far = difflib.get_close_matches(key, _all_keys(), n=1)
+    suggestions = elsewhere or near or far
+    if suggestions:
+        return f"{origin}: {prefix}{key}: unknown setting; did you mean {suggestions[0]}?"
     return (
         f"{origin}: {prefix}{key}: unknown setting; settings of "
         f"{prefix.rstrip('.') or 'a run'} are {', '.join(known)}"
     )
+
+
+def _origin(key: str, origins: Mapping[str, str]) -> str:
+    """Return the file or place that set a key, or its nearest parent."""
+    while key and key not in origins:
+        key = key.rpartition(".")[0]
+    return origins.get(key, "settings")
 
 
 def _all_keys() -> list[str]:
@@ -279,9 +287,7 @@ def _scalar(hint: Any, value: Any, key: str, origins: Mapping[str, str]) -> Any:
 
 
 def _wrong(key: str, value: Any, expected: str, origins: Mapping[str, str]) -> ConfigError:
-    return ConfigError(
-        f"{origins.get(key, 'settings')}: {key}: found {value!r}, expected {expected}"
-    )
+    return ConfigError(f"{_origin(key, origins)}: {key}: found {value!r}, expected {expected}")
 
 
 def _plain(value: Any) -> Any:
