@@ -12,18 +12,8 @@ from scenerl.configs.schema import RunConfig
 
 GIB = 1024**3
 
-_KNOWN: dict[str, tuple[float, float, int, int, int]] = {
-    "Qwen/Qwen2-VL-2B-Instruct": (2.21e9, 0.67e9, 1536, 28, 151936),
-    "Qwen/Qwen2-VL-7B-Instruct": (8.29e9, 0.68e9, 3584, 28, 152064),
-    "Qwen/Qwen2.5-VL-3B-Instruct": (3.75e9, 0.67e9, 2048, 36, 151936),
-    "Qwen/Qwen2.5-VL-7B-Instruct": (8.29e9, 0.68e9, 3584, 28, 152064),
-    "Qwen/Qwen3-VL-4B-Instruct": (4.44e9, 0.42e9, 2560, 36, 151936),
-    "Qwen/Qwen3-VL-8B-Instruct": (8.77e9, 0.58e9, 4096, 36, 151936),
-}
-"""Parameters, of which vision tower, hidden size, layers, vocabulary of common checkpoints."""
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class ModelSize:
     """What the memory arithmetic needs to know of a policy."""
 
@@ -32,6 +22,17 @@ class ModelSize:
     hidden_size: int
     num_layers: int
     vocab_size: int
+
+
+_KNOWN: dict[str, ModelSize] = {
+    "Qwen/Qwen2-VL-2B-Instruct": ModelSize(2.21e9, 0.67e9, 1536, 28, 151936),
+    "Qwen/Qwen2-VL-7B-Instruct": ModelSize(8.29e9, 0.68e9, 3584, 28, 152064),
+    "Qwen/Qwen2.5-VL-3B-Instruct": ModelSize(3.75e9, 0.67e9, 2048, 36, 151936),
+    "Qwen/Qwen2.5-VL-7B-Instruct": ModelSize(8.29e9, 0.68e9, 3584, 28, 152064),
+    "Qwen/Qwen3-VL-4B-Instruct": ModelSize(4.44e9, 0.42e9, 2560, 36, 151936),
+    "Qwen/Qwen3-VL-8B-Instruct": ModelSize(8.77e9, 0.58e9, 4096, 36, 151936),
+}
+"""Sizes of common checkpoints, for a plan without their files."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +121,7 @@ def model_size(path: str) -> ModelSize | None:
     folder = Path(__file__).parent.parent / "configs" / "tiny_policy" if path == "tiny" else path
     file = Path(folder) / "config.json"
     if not file.is_file():
-        return ModelSize(**_as_size(_KNOWN[path])) if path in _KNOWN else None
+        return _KNOWN.get(path)
     values = json.loads(file.read_text())
     text, vision = values.get("text_config", values), values.get("vision_config", {})
     hidden, layers = int(text["hidden_size"]), int(text["num_hidden_layers"])
@@ -155,10 +156,6 @@ def format_plan(plan: Plan) -> str:
         lines.append("  memory not estimated: the size of model.path is not known here")
     lines += [f"does not fit: {problem}" for problem in plan.problems] or ["fits"]
     return "\n".join(lines)
-
-
-def _as_size(row: tuple[float, float, int, int, int]) -> dict[str, float | int]:
-    return dict(zip((f.name for f in dataclasses.fields(ModelSize)), row, strict=True))
 
 
 def _learner_memory(config: RunConfig, size: ModelSize | None) -> tuple[tuple[str, float], ...]:

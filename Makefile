@@ -1,0 +1,44 @@
+# `make demo` and `make test` install what they need into .venv and run.
+SHELL := /bin/bash
+PYTHON ?= python3
+EXTRA ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+BIN := .venv/bin
+INSTALLED := .venv/.installed-$(EXTRA)
+
+.PHONY: help demo test test-slow lint setup system clean
+
+help:
+	@echo "make demo       train both stages on synthetic rooms, ground in 3D, write runs/demo/report.html"
+	@echo "make test       lint, type check, default tests"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make setup      only install (EXTRA=cpu or gpu; found: $(EXTRA))"
+
+demo: $(INSTALLED)
+	$(BIN)/launch demo
+
+test: $(INSTALLED) lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not multinode"
+
+test-slow: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not multinode"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	set -o pipefail; $(BIN)/mypy | sed 's#typings/scenerl/##'
+
+setup: $(INSTALLED)
+
+system:
+	@PYTHON="$(PYTHON)" bash launch/system_packages.sh
+
+# Two steps: deepspeed and sam2 are built without isolation, so torch has to be there first.
+$(INSTALLED): pyproject.toml | system
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python "torch==2.13.0" "setuptools>=77" wheel ninja
+	DS_BUILD_OPS=0 SAM2_BUILD_CUDA=0 $(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation -e ".[$(EXTRA),dev]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info runs
