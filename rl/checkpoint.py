@@ -1,0 +1,202 @@
+"""Commits: a training state that is either whole on the disk or not there.
+
+A commit is written to ``tmp.<step>.<uuid>``, flushed file by file, listed with SHA-256 in
+``manifest.json``, flushed again and renamed to ``step_<step>``. A crash at any moment leaves the
+previous commit untouched. Loading verifies every hash and falls back to the commit before when
+one is damaged. Nothing in a commit is unpickled.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from scenerl.rl.durable import file_sha256, sync_folder, sync_tree, write_json
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_STEP = re.compile(r"step_(\d{6,})")
+
+
+class CheckpointError(RuntimeError):
+    """A commit that is damaged, or a writer that may no longer write."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Commit:
+    """One finished commit."""
+
+    path: Path
+    step: int
+    metrics: dict[str, float]
+    """What decides which commit is the best."""
+
+    @property
+    def model_dir(self) -> Path:
+        """Folder with the policy in the layout of `save_pretrained`."""
+        return self.path / "model"
+
+
+class CheckpointStore:
+    """The commits of one run directory."""
+
+    def __init__(
+        self, root: Path, *, keep: int = 2, may_write: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Open the folder of commits and remove what crashed writers left.
+
+        Args:
+            root: Folder of the commits; made when missing.
+            keep: Newest commits that stay, at least 2, so that a damaged one has a predecessor.
+            may_write: Asked right before a commit becomes visible; False (a newer process owns
+                the run) makes the commit fail.
+        """
+        self.root = root
+        self.keep = max(keep, 2)
+        self._may_write = may_write
+        root.mkdir(parents=True, exist_ok=True)
+        for left in root.glob("tmp.*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def write(self, step: int, metrics: dict[str, float] | None = None) -> Iterator[Path]:
+        """Give a folder to write into; it becomes the commit of `step` when the block ends well.
+
+        Args:
+            step: Number of the step whose end the commit holds.
+            metrics: Kept in the manifest.
+
+        Yields:
+            An empty folder.
+
+        Raises:
+            CheckpointError: If another process has taken over the run.
+        """
+        folder = self.root / f"tmp.{step}.{uuid.uuid4().hex}"
+        folder.mkdir()
+        try:
+            yield folder
+            self._seal(folder, step, metrics or {})
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._retire()
+
+    def commits(self) -> list[Commit]:
+        """Return the commits whose manifest can be read, oldest first. Hashes are not checked."""
+        found = []
+        for path in self.root.iterdir():
+            match = _STEP.fullmatch(path.name)
+            if match and (path / MANIFEST).is_file():
+                with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                    values = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+                    metrics = dict(values.get("metrics", {}))
+                    found.append(Commit(path=path, step=int(match.group(1)), metrics=metrics))
+        return sorted(found, key=lambda commit: commit.step)
+
+    def newest(self) -> Commit | None:
+        """Return the newest commit whose hashes are right, setting damaged newer ones aside."""
+        names = sorted(
+            (p for p in self.root.iterdir() if _STEP.fullmatch(p.name)),
+            key=lambda p: int(p.name.removeprefix("step_")),
+            reverse=True,
+        )
+        for path in names:
+            problem = verify(path)
+            if problem is None:
+                return next(c for c in self.commits() if c.path == path)
+            aside = path.with_name(f"damaged.{path.name}.{uuid.uuid4().hex[:8]}")
+            logger.warning("%s; it is set aside as %s, the commit before is used", problem, aside)
+            path.rename(aside)
+            sync_folder(self.root)
+        return None
+
+    def best(self) -> Commit | None:
+        """Return the commit that `mark_best` named, else the newest whole one."""
+        pointer = self.root / "best.json"
+        if pointer.is_file():
+            step = int(json.loads(pointer.read_text(encoding="utf-8"))["step"])
+            for commit in self.commits():
+                if commit.step == step and verify(commit.path) is None:
+                    return commit
+            logger.warning("the best commit, step %d, is missing or damaged", step)
+        whole = [commit for commit in self.commits() if verify(commit.path) is None]
+        return whole[-1] if whole else None
+
+    def mark_best(self, step: int, metric: str, value: float) -> None:
+        """Name the commit that later stages take; it is never deleted while it is the best."""
+        write_json(self.root / "best.json", {"step": step, "metric": metric, "value": value})
+
+    def forget_after(self, step: int) -> None:
+        """Drop a best mark that points past the step a run continues from."""
+        pointer = self.root / "best.json"
+        if pointer.is_file() and int(json.loads(pointer.read_text())["step"]) > step:
+            pointer.unlink()
+            sync_folder(self.root)
+
+    def _seal(self, folder: Path, step: int, metrics: dict[str, float]) -> None:
+        sync_tree(folder)
+        files = {
+            str(path.relative_to(folder)): {
+                "sha256": file_sha256(path),
+                "bytes": path.stat().st_size,
+            }
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        values = {"format": FORMAT, "step": step, "metrics": metrics, "files": files}
+        write_json(folder / MANIFEST, values)
+        sync_folder(folder)
+        if not self._may_write():
+            raise CheckpointError(
+                f"another process has taken over {self.root.parent}; this one may not commit step "
+                f"{step} and stops"
+            )
+        target = self.root / f"step_{step:06d}"
+        if target.exists():
+            target.rename(self.root / f"tmp.old.{uuid.uuid4().hex}")
+        folder.rename(target)
+        sync_folder(self.root)
+
+    def _retire(self) -> None:
+        pointer = self.root / "best.json"
+        best = int(json.loads(pointer.read_text())["step"]) if pointer.is_file() else None
+        for commit in self.commits()[: -self.keep]:
+            if commit.step != best:
+                gone = self.root / f"tmp.old.{uuid.uuid4().hex}"
+                commit.path.rename(gone)
+        for left in self.root.glob("tmp.old.*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def verify(path: Path) -> str | None:
+    """Check a commit against its manifest.
+
+    Returns:
+        None when every file is there with the right size and SHA-256, else what is wrong.
+    """
+    try:
+        values: Any = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        files = dict(values["files"])
+        if values["format"] != FORMAT:
+            return f"{path}: format {values['format']}, this version reads {FORMAT}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{path}: no readable {MANIFEST} ({error})"
+    for name, expected in files.items():
+        file = path / name
+        if not file.is_file():
+            return f"{path}: {name} is missing"
+        if os.path.getsize(file) != expected["bytes"]:
+            return f"{path}: {name} has {os.path.getsize(file)} bytes, not {expected['bytes']}"
+        if file_sha256(file) != expected["sha256"]:
+            return f"{path}: {name} does not have the SHA-256 of the manifest"
+    return None

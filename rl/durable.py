@@ -1,0 +1,94 @@
+"""Files that survive a crash: written whole, flushed to the disk, then renamed into place."""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step: after a crash it holds the old text or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file in one step."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replace a file of one JSON object a line in one step."""
+    write_text(path, "".join(json_line(row) for row in rows))
+
+
+def append_line(path: Path, row: Mapping[str, Any]) -> None:
+    """Add one JSON object to a file of lines and flush it to the disk."""
+    append_lines(path, [row])
+
+
+def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add JSON objects to a file of lines and flush them to the disk."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(json_line(row) for row in rows))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """Write one object as a line of JSON; a float reads back as the same float."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=True) + "\n"
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of one JSON object a line; a last line that a crash cut short is left out.
+
+    Raises:
+        ValueError: If a line before the last is not JSON, which no crash explains.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    rows = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines) - 1:
+                break
+            raise ValueError(
+                f"{path}:{number}: found {line[:60]!r}, expected one JSON object a line; the file "
+                "was changed by hand or the disk is damaged"
+            ) from error
+    return rows
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's list of names to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """Flush every file and folder below a folder to the disk."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            sync_folder(Path(folder) / name)
+        sync_folder(Path(folder))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
