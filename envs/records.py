@@ -22,6 +22,8 @@ class MediaRef:
     """(width, height) of the stored frames."""
     size: tuple[int, int]
     """(width, height) that the policy sees; multiples of patch size x merge size."""
+    duration_s: float | None = None
+    """Length of the whole video: time of its last frame plus one frame interval."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +37,8 @@ class Prompt:
     """Chat messages; a content part is {"type": "text", "text": ...} or {"type": "image"|"video"}."""
     media: tuple[MediaRef, ...]
     """One per image or video part, in order."""
+    task: Literal["temporal_grounding", "image_grounding", "video_qa"] = "temporal_grounding"
+    """The env that made it, and that parses and scores the replies."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
