@@ -8,6 +8,7 @@ one is damaged. Nothing in a commit is unpickled.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -97,7 +98,7 @@ class CheckpointStore:
         for path in self.root.iterdir():
             match = _STEP.fullmatch(path.name)
             if match and (path / MANIFEST).is_file():
-                with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
                     values = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
                     metrics = dict(values.get("metrics", {}))
                     found.append(Commit(path=path, step=int(match.group(1)), metrics=metrics))
@@ -154,7 +155,7 @@ class CheckpointStore:
             if path.is_file()
         }
         values = {"format": FORMAT, "step": step, "metrics": metrics, "files": files}
-        write_json(folder / MANIFEST, values)
+        write_json(folder / MANIFEST, {**values, "sha256": _own_hash(values)})
         sync_folder(folder)
         if not self._may_write():
             raise CheckpointError(
@@ -178,6 +179,11 @@ class CheckpointStore:
             shutil.rmtree(left, ignore_errors=True)
 
 
+def _own_hash(values: dict[str, Any]) -> str:
+    """Return the SHA-256 of a manifest without its own hash."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def verify(path: Path) -> str | None:
     """Check a commit against its manifest.
 
@@ -189,6 +195,8 @@ def verify(path: Path) -> str | None:
         files = dict(values["files"])
         if values["format"] != FORMAT:
             return f"{path}: format {values['format']}, this version reads {FORMAT}"
+        if values.pop("sha256") != _own_hash(values) or f"step_{values['step']:06d}" != path.name:
+            return f"{path}: {MANIFEST} does not have the SHA-256 it states"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{path}: no readable {MANIFEST} ({error})"
     for name, expected in files.items():
