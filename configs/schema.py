@@ -236,6 +236,8 @@ class LiftConfig:
     """A depth pixel beside a jump larger than this is a flying pixel and is left out; 0 keeps."""
     min_view_share: float = 0.25
     """A voxel stays when at least this share of the frames that could see it agree."""
+    surface_tolerance_m: float = 0.05
+    """Depth error under which a frame still sees a voxel on its surface."""
     outlier_neighbors: int = 16
     outlier_std_ratio: float = 2.0
     """Statistical outlier removal; 0 neighbours switches it off."""

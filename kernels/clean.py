@@ -1,0 +1,115 @@
+"""Cleaning of fused clouds: statistical outliers, components, agreement between views."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from scenerl.kernels.neighbors import PAIRS_AT_ONCE, candidate_blocks, neighbor_distances
+from scenerl.kernels.unproject import nearest_pixels, project
+
+
+def keep_statistical(
+    points: Float[Tensor, "n 3"], neighbors: int, std_ratio: float
+) -> Bool[Tensor, "n"]:
+    """Drop points that are far from their neighbours, with Open3D's definition.
+
+        d_i = mean distance to the `neighbors` nearest points, itself included
+        keep i when 0 < d_i < mean(d) + std_ratio * std(d)
+
+    The mean is over positive d, the standard deviation has n - 1 in its denominator.
+
+    Args:
+        points: The cloud.
+        neighbors: Neighbours per point; fewer when the cloud is smaller.
+        std_ratio: Allowed deviation.
+
+    Returns:
+        Which points stay.
+    """
+    if len(points) < 2 or neighbors < 2:
+        return torch.ones(len(points), dtype=torch.bool, device=points.device)
+    distance = neighbor_distances(points, min(neighbors, len(points))).mean(dim=1)
+    positive = distance[distance > 0]
+    if len(positive) < 2:
+        return torch.ones(len(points), dtype=torch.bool, device=points.device)
+    limit = positive.mean() + std_ratio * positive.std()
+    if positive.amax() - positive.amin() <= 1e-9:
+        return distance > 0
+    return (distance > 0) & (distance < limit)
+
+
+def components(points: Float[Tensor, "n 3"], radius_m: float) -> Int[Tensor, "n"]:
+    """Label connected points: two belong together when a chain of steps <= `radius_m` joins them.
+
+    Returns:
+        For each point the smallest index of a point in its component.
+    """
+    label = torch.arange(len(points), device=points.device)
+    edges = [
+        torch.stack([rows[:, None].expand_as(candidates)[near], candidates[near]])
+        for rows, candidates, valid in candidate_blocks(points, radius_m)
+        for near in [_is_near(points, rows, candidates, radius_m) & valid]
+    ]
+    if not edges:
+        return label
+    first, second = torch.cat(edges, dim=1)
+    while True:
+        smaller = torch.minimum(label[first], label[second])
+        updated = label.scatter_reduce(0, label[first], smaller, "amin")
+        updated = updated.scatter_reduce(0, label[second], smaller, "amin")
+        updated = updated[updated]
+        if torch.equal(updated, label):
+            return label
+        label = updated
+
+
+def keep_largest_component(
+    points: Float[Tensor, "n 3"], radius_m: float, weights: Float[Tensor, "n"] | None = None
+) -> Bool[Tensor, "n"]:
+    """Keep the component with the most points, or with the largest sum of weights."""
+    if len(points) == 0:
+        return torch.ones(0, dtype=torch.bool, device=points.device)
+    label = components(points, radius_m)
+    weights = points.new_ones(len(points)) if weights is None else weights.to(points.dtype)
+    total = points.new_zeros(len(points)).index_add_(0, label, weights)
+    return label == total.argmax()
+
+
+def view_votes(
+    points_world: Float[Tensor, "n 3"],
+    depth_m: Float[Tensor, "frames height width"],
+    mask: Bool[Tensor, "frames height width"],
+    intrinsics: Float[Tensor, "3 3"],
+    camera_to_world: Float[Tensor, "frames 4 4"],
+    tolerance_m: float,
+) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"]]:
+    """Count the frames that could see each point, and those of them that mark it as the object.
+
+    A frame could see a point that falls on a pixel with depth d when the point is not behind the
+    surface there: z <= d + tolerance. It marks the point when the pixel is in the mask and the
+    point lies on the surface: |z - d| <= tolerance. A frame that looks through the point
+    (z < d - tolerance) could see it and does not mark it: free space is carved.
+
+    Returns:
+        Number of frames that could see, and number that mark, each point.
+    """
+    height, width = depth_m.shape[1:]
+    could_see = torch.zeros(len(points_world), dtype=torch.int64, device=points_world.device)
+    marks = torch.zeros_like(could_see)
+    step = max(1, PAIRS_AT_ONCE // max(1, len(points_world)))
+    for start in range(0, len(depth_m), step):
+        part = slice(start, start + step)
+        uv, z = project(points_world, intrinsics, camera_to_world[part])
+        row, column, inside = nearest_pixels(uv, height, width)  # [frames, n]
+        frame = torch.arange(len(z), device=z.device)[:, None]
+        surface = depth_m[part][frame, row, column]
+        inside &= (z > 0) & (surface > 0)
+        visible = inside & (z <= surface + tolerance_m)
+        on_surface = visible & (z >= surface - tolerance_m)
+        could_see += visible.sum(dim=0)
+        marks += (on_surface & mask[part][frame, row, column]).sum(dim=0)
+    return could_see, marks
+
+
+def _is_near(points: Tensor, rows: Tensor, candidates: Tensor, radius_m: float) -> Tensor:
+    return (points[rows][:, None] - points[candidates]).norm(dim=2) <= radius_m

@@ -1,0 +1,109 @@
+"""Neighbours in clouds through a hash grid, vectorised over blocks of points.
+
+Memory: candidates are padded per block, at most about PAIRS_AT_ONCE of them at a time.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from scenerl.kernels.voxel import pack_cells
+
+PAIRS_AT_ONCE = 4_000_000
+"""Candidate pairs held in memory at once; a pair takes about 40 bytes."""
+
+
+def neighbor_distances(points: Float[Tensor, "n 3"], count: int) -> Float[Tensor, "n count"]:
+    """Find the distances to the `count` nearest points, the point itself (0) included.
+
+    Exact. A grid serves the points whose neighbours are near; the few others are searched against
+    all points.
+
+    Args:
+        points: The cloud.
+        count: Neighbours per point, at most n.
+
+    Returns:
+        Distances in ascending order.
+    """
+    cell = _typical_spacing(points) * max(2.0, (count / 3.0) ** 0.5)
+    result = points.new_full((len(points), count), torch.inf)
+    for rows, candidates, valid in candidate_blocks(points, cell):
+        gap = (points[rows][:, None] - points[candidates]).norm(dim=2)
+        gap = torch.where(valid, gap, torch.inf)  # [rows, candidates]
+        if gap.shape[1] >= count:
+            result[rows] = gap.topk(count, largest=False).values
+    unsure = (result[:, -1] > cell).nonzero()[:, 0]
+    for rows in unsure.split(max(1, PAIRS_AT_ONCE // len(points))):
+        gap = torch.cdist(points[rows], points, compute_mode="donot_use_mm_for_euclid_dist")
+        result[rows] = gap.topk(count, largest=False).values
+    return result
+
+
+def candidate_blocks(
+    points: Float[Tensor, "n 3"], cell_m: float
+) -> Iterator[tuple[Int[Tensor, "rows"], Int[Tensor, "rows c"], Bool[Tensor, "rows c"]]]:
+    """Pair every point with all points of its own and the 26 surrounding grid cells.
+
+    Args:
+        points: The cloud.
+        cell_m: Edge of a grid cell; every pair nearer than this is among the candidates.
+
+    Yields:
+        (rows, candidates, valid): a block has at most about PAIRS_AT_ONCE entries, and the rows of
+        one block have similar numbers of candidates, so that little is padding.
+    """
+    if len(points) == 0:
+        return
+    cells = torch.floor((points - points.amin(dim=0)) / cell_m).long() + 1  # [n, 3], border of 1
+    extent = cells.amax(dim=0) + 2
+    keys = pack_cells(cells, extent)
+    order = keys.argsort()
+    sorted_keys = keys[order]
+    steps = torch.arange(-1, 2, device=points.device)
+    # Cells that differ only in z are neighbours in the sorted order: 9 runs of 3 cells each.
+    offset = (steps[:, None] * extent[1] + steps[None]) * extent[2]  # [3, 3]
+    around = keys[:, None] + offset.reshape(-1)  # [n, 9]
+    first = torch.searchsorted(sorted_keys, around - 1, right=False)
+    counts = torch.searchsorted(sorted_keys, around + 1, right=True) - first  # [n, 9]
+    total = counts.sum(dim=1)
+    by_total = total.argsort()
+    start = 0
+    while start < len(points):
+        size = _block_size(total, by_total, start)
+        rows = by_total[start : start + size]
+        yield (rows, *_gather_runs(order, first[rows], counts[rows]))
+        start += size
+
+
+def _typical_spacing(points: Tensor) -> float:
+    """Estimate the distance between neighbours on a surface from the box and the count."""
+    sides = (points.amax(dim=0) - points.amin(dim=0)).sort(descending=True).values
+    area = float(sides[0] * sides[1] + sides[0] * sides[2] + sides[1] * sides[2])
+    return max((area / len(points)) ** 0.5, float(sides[0]) / len(points), 1e-6)
+
+
+def _block_size(total: Tensor, by_total: Tensor, start: int) -> int:
+    """Take as many rows as fit into PAIRS_AT_ONCE when padded to the longest of them."""
+    low, high = 1, len(by_total) - start
+    while low < high:
+        middle = (low + high + 1) // 2
+        if middle * int(total[by_total[start + middle - 1]]) <= PAIRS_AT_ONCE:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _gather_runs(order: Tensor, first: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Write the runs [first, first + count) of each row one after another, padded to one length."""
+    ends = counts.cumsum(dim=1)  # [rows, 9]
+    longest = int(ends[:, -1].max())
+    slot = torch.arange(longest, device=order.device).expand(len(first), longest).contiguous()
+    run = torch.searchsorted(ends, slot, right=True).clamp(max=counts.shape[1] - 1)
+    before = ends.gather(1, run) - counts.gather(1, run)
+    position = first.gather(1, run) + slot - before
+    valid = slot < ends[:, -1:]
+    return order[position.clamp(0, len(order) - 1)], valid
