@@ -26,7 +26,7 @@ class ModelFamily:
     patch_size: int
     merge_size: int
     relative_coordinates: bool
-    """True when the model writes boxes in 0..1000 of the frame, False for pixels as it sees them."""
+    """True when the model writes boxes in 0..1000 of the frame, False for pixels it sees."""
 
     @property
     def factor(self) -> int:
@@ -81,14 +81,9 @@ def _cached_config(model: str, missing: Path) -> Path:
     from transformers.utils import cached_file
 
     try:
-        cached = cached_file(model, "config.json")
-    except (OSError, ValueError) as error:
-        cached, cause = None, error
-    else:
-        cause = None
-    if cached is None:
+        return Path(cached_file(model, "config.json"))
+    except (OSError, ValueError, TypeError) as error:
         raise FileNotFoundError(
             f"{missing} does not exist, and {model!r} is not a checkpoint that transformers can "
             "find; set model.path to a folder with config.json"
-        ) from cause
-    return Path(cached)
+        ) from error

@@ -50,8 +50,8 @@ def extract_answer(text: str) -> str | ParseError:
         text: The whole reply.
 
     Returns:
-        The content with white space collapsed, or a ParseError with one of the reasons "no <answer> block",
-        "unclosed <answer>", "answer inside <think>", "empty answer".
+        The content with white space collapsed, or a ParseError with one of the reasons
+        "no <answer> block", "unclosed <answer>", "answer inside <think>", "empty answer".
     """
     reply = text.rsplit("</think>", 1)[-1]
     blocks = _BLOCK.findall(reply)

@@ -34,7 +34,8 @@ class Prompt:
     """Unique in a run: sample id plus what was chosen (the frame, for image grounding)."""
     sample: Sample
     messages: tuple[dict[str, Any], ...]
-    """Chat messages; a content part is {"type": "text", "text": ...} or {"type": "image"|"video"}."""
+    """Chat messages; a content part is {"type": "text", "text": ...}, {"type": "image"} or
+    {"type": "video"}."""
     media: tuple[MediaRef, ...]
     """One per image or video part, in order."""
     task: Literal["temporal_grounding", "image_grounding", "video_qa"] = "temporal_grounding"

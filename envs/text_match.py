@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Final
 
 _NUMBER_WORDS: Final = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen nineteen twenty"
-).split()
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
+    *("eighteen", "nineteen", "twenty"),
+)
 _WORD_OF_DIGITS: Final = {str(number): word for number, word in enumerate(_NUMBER_WORDS)}
 _NUMBER_OF_WORD: Final = {word: float(number) for number, word in enumerate(_NUMBER_WORDS)}
 _WORD = re.compile(r"[^\W_]+(?:[.'-][^\W_]+)*")

@@ -1,0 +1,65 @@
+"""Video question answering: a question about the scene, a short text as the reply."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from scenerl.configs.schema import EnvConfig
+from scenerl.envs.family import ModelFamily
+from scenerl.envs.media_refs import media_facts, video_ref
+from scenerl.envs.parsing import extract_answer
+from scenerl.envs.records import ParseError, Prompt, TextAnswer
+from scenerl.envs.templates import messages, reply_text, short_query
+from scenerl.preprocess.records import Sample, Span
+
+
+@dataclass(frozen=True, slots=True)
+class VideoQA:
+    """A video and a question; the reply is a word, a number or a short phrase."""
+
+    config: EnvConfig
+    family: ModelFamily
+
+    def skip_reason(self, sample: Sample) -> str | None:
+        """Say why a sample cannot be trained or evaluated on."""
+        if sample.media.kind != "video":
+            return "not a video"
+        return None if sample.target.answers else "no true answer"
+
+    def prompts(
+        self,
+        sample: Sample,
+        data_root: str | Path,
+        *,
+        span_s: Span | None = None,
+        seed: int = 0,
+        supervised: bool = False,
+    ) -> list[Prompt]:
+        """Make the one prompt of a sample; span, seed and supervision make no difference."""
+        media = video_ref(media_facts(sample.media, data_root), self.config, self.family)
+        return [
+            Prompt(
+                prompt_id=sample.sample_id,
+                sample=sample,
+                messages=messages(self.config, "video_qa", "video", sample.question),
+                media=(media,),
+                task="video_qa",
+            )
+        ]
+
+    def parse(self, text: str, prompt: Prompt) -> TextAnswer | ParseError:
+        """Read the answer of a reply, its white space collapsed."""
+        answer = extract_answer(text)
+        return answer if isinstance(answer, ParseError) else TextAnswer(text=answer)
+
+    def reference_completion(self, prompt: Prompt, *, noise: float = 0.0, seed: int = 0) -> str:
+        """Write the reply that gives the first true answer; an answer in words has no jitter."""
+        answers = prompt.sample.target.answers
+        if not answers:
+            raise ValueError(
+                f"sample {prompt.sample.sample_id} has no true answer to write; leave out samples "
+                "with a skip_reason"
+            )
+        query = short_query(prompt.sample.question)
+        if self.config.template == "short":
+            return reply_text(prompt.sample.target.label or query, answers[0])
+        return reply_text(f"The question is: {query}. The video shows: {answers[0]}.", answers[0])
