@@ -1,0 +1,65 @@
+"""A contact sheet: frames of a few scenes with the boxes of their samples drawn in."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from scenerl.preprocess.records import Sample
+
+FRAMES_PER_SCENE = 6
+FRAME_WIDTH = 320
+EDGE_COLORS = ((255, 64, 64), (64, 200, 64), (80, 120, 255), (250, 200, 0), (240, 0, 240))
+
+
+def write_preview(
+    path: Path, root: str | Path, samples: Sequence[Sample], *, num_scenes: int
+) -> None:
+    """Write a picture of scenes, one row each, with every sample's box and question.
+
+    Args:
+        path: PNG to write.
+        root: The data folder.
+        samples: Samples whose scenes are shown, in order.
+        num_scenes: Number of rows.
+    """
+    from PIL import Image
+
+    scenes: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if sample.media.scene is not None:
+            scenes.setdefault(sample.media.scene, []).append(sample)
+    rows = [
+        _scene_row(Path(root) / scene, chosen)
+        for scene, chosen in list(scenes.items())[:num_scenes]
+    ]
+    if not rows:
+        raise ValueError(f"no sample of {root} has a scene to draw")
+    width = max(row.shape[1] for row in rows)
+    rows = [np.pad(row, ((0, 6), (0, width - row.shape[1]), (0, 0))) for row in rows]
+    Image.fromarray(np.concatenate(rows)).save(path)
+
+
+def _scene_row(folder: Path, samples: list[Sample]) -> np.ndarray:
+    from PIL import Image, ImageDraw
+
+    indices = sorted(int(file.stem) for file in (folder / "color").iterdir())
+    picks = np.linspace(0, len(indices) - 1, FRAMES_PER_SCENE).round().astype(int)
+    tiles = []
+    for index in (indices[pick] for pick in picks):
+        image = Image.open(folder / "color" / f"{index}.jpg")
+        scale = FRAME_WIDTH / image.width
+        image = image.resize((FRAME_WIDTH, round(image.height * scale)))
+        draw = ImageDraw.Draw(image)
+        named: set[int | None] = set()
+        for sample in samples:
+            box = (sample.target.boxes_px or {}).get(index)
+            if box is None or sample.target.object_id in named:
+                continue
+            edge = EDGE_COLORS[len(named) % len(EDGE_COLORS)]
+            named.add(sample.target.object_id)
+            x0, y0, x1, y1 = (value * scale for value in box)
+            draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=edge, width=2)
+            draw.text((x0 + 3, y0 + 2), sample.question, fill=edge, stroke_width=1, stroke_fill=0)
+        tiles.append(np.asarray(image))
+    return np.concatenate(tiles, axis=1)

@@ -1,0 +1,321 @@
+"""The prepared data folder: samples as Parquet, scenes beside them, a manifest that says all.
+
+manifest.json  samples/<split>.parquet  scenes/<scene_id>/...
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from scenerl.preprocess.records import Media, Sample, Target
+
+FORMAT = "scenerl-samples"
+VERSION = 1
+
+
+class DataError(ValueError):
+    """Data that cannot be used: says what was found, what is expected and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Skipped:
+    """Something that did not become a sample, and why."""
+
+    dataset: str
+    item: str
+    """Scene, frame or query."""
+    reason: str
+
+
+def sample_to_row(sample: Sample) -> dict[str, Any]:
+    """Return the Parquet row of a sample."""
+    media, target = sample.media, sample.target
+    boxes = target.boxes_px
+    return {
+        "sample_id": sample.sample_id,
+        "dataset": sample.dataset,
+        "split": sample.split,
+        "question": sample.question,
+        "kind": sample.kind,
+        "provenance": sample.provenance,
+        "scene_id": sample.scene_id,
+        "media": {
+            "kind": media.kind,
+            "scene": media.scene,
+            "video": media.video,
+            "frame_indices": None if media.frame_indices is None else list(media.frame_indices),
+        },
+        "target": {
+            "spans_s": None if target.spans_s is None else [list(span) for span in target.spans_s],
+            "boxes_px": None
+            if boxes is None
+            else [{"frame": frame, "box": list(box)} for frame, box in boxes.items()],
+            "box_world": None if target.box_world is None else list(target.box_world),
+            "object_id": target.object_id,
+            "label": target.label,
+            "answers": None if target.answers is None else list(target.answers),
+        },
+    }
+
+
+def row_to_sample(row: dict[str, Any]) -> Sample:
+    """Return the sample of a Parquet row; the inverse of `sample_to_row`."""
+    media, target = row["media"], row["target"]
+    frames, spans, boxes = media["frame_indices"], target["spans_s"], target["boxes_px"]
+    box, answers = target["box_world"], target["answers"]
+    return Sample(
+        sample_id=row["sample_id"],
+        dataset=row["dataset"],
+        split=row["split"],
+        question=row["question"],
+        kind=row["kind"],
+        provenance=row["provenance"],
+        scene_id=row["scene_id"],
+        media=Media(
+            kind=media["kind"],
+            scene=media["scene"],
+            video=media["video"],
+            frame_indices=None if frames is None else tuple(frames),
+        ),
+        target=Target(
+            spans_s=None if spans is None else tuple((start, end) for start, end in spans),
+            boxes_px=None if boxes is None else {b["frame"]: tuple(b["box"]) for b in boxes},
+            box_world=None if box is None else tuple(box),
+            object_id=target["object_id"],
+            label=target["label"],
+            answers=None if answers is None else tuple(answers),
+        ),
+    )
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    numbers = pa.list_(pa.float64())
+    media = {"kind": pa.string(), "scene": pa.string(), "video": pa.string()}
+    box = pa.struct({"frame": pa.int64(), "box": numbers})
+    target = {
+        "spans_s": pa.list_(numbers),
+        "boxes_px": pa.list_(box),
+        "box_world": numbers,
+        "object_id": pa.int64(),
+        "label": pa.string(),
+        "answers": pa.list_(pa.string()),
+    }
+    texts = ("sample_id", "dataset", "split", "question", "kind", "provenance", "scene_id")
+    return pa.schema(
+        [
+            *((name, pa.string()) for name in texts),
+            ("media", pa.struct({**media, "frame_indices": pa.list_(pa.int64())})),
+            ("target", pa.struct(target)),
+        ]
+    )
+
+
+def _check_path(path: str, root: Path, where: str) -> None:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in path:
+        raise DataError(
+            f"{where}: media path {path!r} leaves the data folder; expected a path relative to "
+            f"{root} without '..'"
+        )
+    if not (root / path).resolve().is_relative_to(root.resolve()):
+        raise DataError(
+            f"{where}: media path {path!r} is a link out of the data folder {root}; copy the "
+            "files in, or prepare the data again"
+        )
+
+
+def check_sample(sample: Sample, root: Path) -> None:
+    """Raise DataError unless the sample is complete and its media stay inside the folder."""
+    where = f"sample {sample.sample_id!r}"
+    media, target = sample.media, sample.target
+    if not sample.sample_id or not sample.question:
+        raise DataError(f"{where}: sample_id and question must not be empty")
+    if (media.scene is None) == (media.video is None):
+        raise DataError(
+            f"{where}: needs either media.scene or media.video, found scene={media.scene!r}, "
+            f"video={media.video!r}"
+        )
+    _check_path(media.scene or media.video or "", root, where)
+    for start, end in target.spans_s or ():
+        if not 0 <= start < end:
+            raise DataError(f"{where}: span ({start}, {end}) must have 0 <= start < end")
+    for frame, (x0, y0, x1, y1) in (target.boxes_px or {}).items():
+        if not (x0 < x1 and y0 < y1):
+            raise DataError(f"{where}: box of frame {frame} is empty: {(x0, y0, x1, y1)}")
+    if target.answers is not None and not target.answers:
+        raise DataError(f"{where}: answers is an empty list; give answers or none at all")
+
+
+def read_manifest(root: str | Path) -> dict[str, Any]:
+    """Return the manifest of a prepared folder.
+
+    Raises:
+        DataError: If the folder is not a prepared one.
+    """
+    path = Path(root) / "manifest.json"
+    if not path.is_file():
+        raise DataError(
+            f"{root} holds no manifest.json, so it is not a prepared data folder; make one with "
+            "`launch preprocess`"
+        )
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    found = (manifest.get("format"), manifest.get("version"))
+    if found != (FORMAT, VERSION):
+        raise DataError(
+            f"{path}: found format {found[0]!r} version {found[1]!r}, expected {FORMAT!r} version "
+            f"{VERSION}; prepare the data again with this version"
+        )
+    return manifest
+
+
+def read_samples(root: str | Path, split: str, *, kinds: Sequence[str] = ()) -> list[Sample]:
+    """Read and check the samples of a split.
+
+    Args:
+        root: A prepared data folder; it may hold several data sets.
+        split: For example "train".
+        kinds: Only these kinds of queries; empty takes all.
+
+    Returns:
+        Samples in file order.
+
+    Raises:
+        DataError: If the split, a kind or a scene is missing, or a row is broken.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root = Path(root)
+    manifest = read_manifest(root)
+    if split not in manifest["splits"]:
+        raise DataError(f"{root} has no split {split!r}; it has {sorted(manifest['splits'])}")
+    path = root / manifest["splits"][split]["file"]
+    if not path.is_file():
+        raise DataError(f"{path} is named in manifest.json but is missing; prepare the data again")
+    try:
+        rows = pq.read_table(path, schema=_schema()).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as samples: {error}") from error
+    samples = [row_to_sample(row) for row in rows]
+    known = {sample.kind for sample in samples}
+    unknown = sorted(set(kinds) - known)
+    if unknown:
+        raise DataError(f"{path} has no samples of kind {unknown}; it has {sorted(known)}")
+    for sample in samples:
+        check_sample(sample, root)
+    for medium in sorted({s.media.scene or s.media.video or "" for s in samples}):
+        if not (root / medium).exists():
+            raise DataError(f"{root / medium} is missing, but samples of {split!r} refer to it")
+    return [sample for sample in samples if not kinds or sample.kind in kinds]
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def _parquet(samples: Sequence[Sample]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist([sample_to_row(sample) for sample in samples], schema=_schema())
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _check_new(samples: Sequence[Sample], root: Path) -> None:
+    for sample in samples:
+        check_sample(sample, root)
+    repeated = [name for name, n in Counter(s.sample_id for s in samples).items() if n > 1]
+    if repeated:
+        raise DataError(f"sample ids must be unique, but {repeated[:3]} occur more than once")
+    splits: dict[str, str] = {}
+    for sample in samples:
+        if sample.scene_id is None:
+            continue
+        other = splits.setdefault(sample.scene_id, sample.split)
+        if other != sample.split:
+            raise DataError(
+                f"scene {sample.scene_id!r} is in the splits {other!r} and {sample.split!r}; a "
+                "scene may only be in one, or test questions leak into training"
+            )
+
+
+def write_samples(
+    root: str | Path,
+    samples: Sequence[Sample],
+    skipped: Sequence[Skipped] = (),
+    *,
+    scene_hashes: dict[str, str] | None = None,
+) -> None:
+    """Write samples and the manifest into a prepared folder.
+
+    Samples of other data sets already there stay; those of the same data sets are replaced.
+
+    Args:
+        root: The data folder.
+        samples: All samples of their data sets, any splits.
+        skipped: What was left out and why; goes into the manifest.
+        scene_hashes: Scene id -> hash of its folder, for the manifest.
+
+    Raises:
+        DataError: If a sample is broken, an id repeats, or a scene is in two splits.
+    """
+    root = Path(root)
+    (root / "samples").mkdir(parents=True, exist_ok=True)
+    written = {sample.dataset for sample in samples} | {item.dataset for item in skipped}
+    merged, rejected, hashes = _kept(root, written)
+    merged += samples
+    rejected += [asdict(item) for item in skipped]
+    hashes.update(scene_hashes or {})
+    _check_new(merged, root)
+    splits = {}
+    for split in sorted({sample.split for sample in merged}):
+        chosen = [sample for sample in merged if sample.split == split]
+        content = _parquet(chosen)
+        file = f"samples/{split}.parquet"
+        _write_atomically(root / file, content)
+        scenes = sorted({s.scene_id for s in chosen if s.scene_id is not None})
+        splits[split] = {
+            "file": file,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "samples": len(chosen),
+            "datasets": dict(sorted(Counter(s.dataset for s in chosen).items())),
+            "kinds": dict(sorted(Counter(s.kind for s in chosen).items())),
+            "scenes": scenes,
+        }
+    used = {scene for split in splits.values() for scene in split["scenes"]}
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "splits": splits,
+        "scene_sha256": {name: hashes[name] for name in sorted(hashes) if name in used},
+        "skipped_reasons": dict(sorted(Counter(item["reason"] for item in rejected).items())),
+        "skipped": rejected,
+    }
+    text = json.dumps(manifest, indent=1) + "\n"
+    _write_atomically(root / "manifest.json", text.encode())
+
+
+def _kept(root: Path, written: set[str]) -> tuple[list[Sample], list[Any], dict[str, str]]:
+    """Return what a folder already holds of other data sets."""
+    if not (root / "manifest.json").is_file():
+        return [], [], {}
+    manifest = read_manifest(root)
+    samples = [
+        sample
+        for split in manifest["splits"]
+        for sample in read_samples(root, split)
+        if sample.dataset not in written
+    ]
+    skipped = [item for item in manifest["skipped"] if item["dataset"] not in written]
+    return samples, skipped, dict(manifest["scene_sha256"])
