@@ -1,0 +1,158 @@
+"""The numbers of a step, and the rows that keep every rollout readable."""
+
+import dataclasses
+import math
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from scenerl.envs.records import ParseError
+from scenerl.rewards.records import Score
+from scenerl.rl.run_dir import RunDir
+from scenerl.rl.trackers import Tracker
+from scenerl.rollout.records import Group, Rollout
+
+WALL_CLOCK = ("time/", "throughput/")
+"""Prefixes of the numbers that differ between two otherwise identical runs."""
+
+
+class MetricLogger:
+    """Sends the numbers of a step to metrics.jsonl and to the trackers."""
+
+    def __init__(self, run_dir: RunDir, trackers: Sequence[Tracker] = ()) -> None:
+        """Write into a run directory and to trackers."""
+        self._run_dir = run_dir
+        self._trackers = trackers
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record one step."""
+        self._run_dir.append_metrics({"step": step, **values})
+        for tracker in self._trackers:
+            tracker.log(step, values)
+
+    def close(self) -> None:
+        """Close the trackers."""
+        for tracker in self._trackers:
+            tracker.close()
+
+
+class Stopwatch:
+    """Adds up the seconds of named parts of a step."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Add the time of the block to `time/<name>_s`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            key = f"time/{name}_s"
+            self.seconds[key] = self.seconds.get(key, 0.0) + time.perf_counter() - start
+
+
+def rollout_metrics(groups: Sequence[Group], scores: Sequence[Sequence[Score]]) -> dict[str, float]:
+    """Summarise all rollouts of a step, those of dropped groups included.
+
+    Args:
+        groups: Every group that was made.
+        scores: The scores of each group's rollouts.
+
+    Returns:
+        Means of the total reward and of each part, and fractions of truncated, unparsable and
+        unscored rollouts. A part that applied to no rollout is absent.
+    """
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    flat = [score for row in scores for score in row]
+    values = [score.value for score in flat if score.value is not None]
+    lengths = [len(rollout.completion.completion_ids) for rollout in rollouts]
+    errors = Counter(r.answer.reason for r in rollouts if isinstance(r.answer, ParseError))
+    metrics = {
+        "reward/mean": _mean(values),
+        "reward/std": statistics.pstdev(values) if values else math.nan,
+        "rollout/truncated_fraction": _mean([float(r.completion.is_truncated) for r in rollouts]),
+        "rollout/parse_error_fraction": _mean(
+            [float(isinstance(r.answer, ParseError)) for r in rollouts]
+        ),
+        "rollout/unscored_fraction": _mean([float(score.value is None) for score in flat]),
+        "rollout/completion_tokens": _mean([float(length) for length in lengths]),
+        "rollout/groups": float(len(groups)),
+    }
+    for name in sorted({name for score in flat for name in score.parts}):
+        parts = [score.parts.get(name) for score in flat]
+        present = [part for part in parts if part is not None]
+        if present:
+            metrics[f"reward/{name}"] = _mean(present)
+    for reason, count in sorted(errors.items()):
+        metrics[f"parse_error/{reason}"] = count / len(rollouts)
+    return metrics
+
+
+def rollout_rows(
+    step: int,
+    groups: Sequence[Group],
+    scores: Sequence[Sequence[Score]],
+    advantages: Mapping[str, Sequence[float | None]],
+) -> list[dict[str, Any]]:
+    """Return one row per completion, for rollouts/step_N.jsonl.
+
+    Args:
+        step: The step that made them.
+        groups: Every group, dropped ones included.
+        scores: The scores of each group's rollouts.
+        advantages: Group id -> advantage of each rollout; absent for a dropped group.
+    """
+    rows = []
+    for group, group_scores in zip(groups, scores, strict=True):
+        values = advantages.get(group.group_id, [None] * len(group.rollouts))
+        for rollout, score, advantage in zip(group.rollouts, group_scores, values, strict=True):
+            row = rollout_row(group, rollout, score)
+            rows.append({"step": step, **row, "advantage": advantage})
+    return rows
+
+
+def rollout_row(group: Group, rollout: Rollout, score: Score) -> dict[str, Any]:
+    """Return what one completion said, what was true and what it was worth."""
+    prompt, completion = group.prompt, rollout.completion
+    failed = isinstance(rollout.answer, ParseError)
+    return {
+        "prompt_id": prompt.prompt_id,
+        "sample_id": prompt.sample.sample_id,
+        "question": prompt.sample.question,
+        "kind": prompt.sample.kind,
+        "index": rollout.index,
+        "completion": completion.text,
+        "reward": score.value,
+        "rewards": dict(score.parts),
+        "unscored_reason": score.reason,
+        "answer": None if failed else plain(rollout.answer),
+        "parse_error": rollout.answer.reason if isinstance(rollout.answer, ParseError) else None,
+        "finish_reason": completion.finish_reason,
+        "num_tokens": len(completion.completion_ids),
+        "policy_version": completion.policy_version,
+        "completion_ids": list(completion.completion_ids),
+        "rollout_logprobs": list(completion.rollout_logprobs),
+        "media": [plain(item) for item in prompt.media],
+        "target": plain(prompt.sample.target),
+    }
+
+
+def plain(value: Any) -> Any:
+    """Return a record as nested dicts and lists; keys become text, as JSON has no others."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return value
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else math.nan
