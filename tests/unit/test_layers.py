@@ -91,7 +91,8 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
 def test_every_command_teaches_by_example(command: str) -> None:
     code = (
         "import sys\nfrom scenerl.launch.cli import main\n"
-        f"try:\n    main([{command!r}, '--help'])\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        f"try:\n    main([{command!r}, '--help'])\n"
+        "except SystemExit as stop:\n    assert not stop.code\n"
         "assert not {'torch', 'ray', 'vllm', 'transformers', 'open3d'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
