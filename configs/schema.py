@@ -243,6 +243,8 @@ class LiftConfig:
     """Statistical outlier removal; 0 neighbours switches it off."""
     component_radius_m: float = 0.1
     """Points nearer than this are connected; the largest component is the object; 0 keeps all."""
+    box_trim: float = 0.002
+    """Share of the object's pixels that may lie outside the box at each of its six sides."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -51,6 +51,7 @@ class _Cloud:
     colors: Tensor  # float64 [voxels, 3]
     frame: Tensor  # int64 [n] position in Views of each raw point
     inverse: Tensor  # int64 [n] voxel of each raw point
+    counts: Tensor  # int64 [voxels] raw points in each voxel
 
 
 def lift_masks(
@@ -90,7 +91,7 @@ def lift_masks(
         return _empty(label)
     seen = torch.unique(cloud.frame[keep[cloud.inverse]]).tolist()
     kept = cloud.points[keep]
-    box = fit_box(kept).tolist()
+    box = fit_box(kept, config.box_trim, weights=cloud.counts[keep].to(kept.dtype)).tolist()
     return LiftedObject(
         label=label,
         points_world=kept.float().cpu().numpy(),
@@ -118,10 +119,10 @@ def load_views(
     mask = torch.zeros(len(frames), height, width, dtype=torch.bool, device=device)
     poses = torch.zeros(len(frames), 4, 4, dtype=torch.float64, device=device)
     for position, index in enumerate(frames):
-        depth_m[position] = torch.as_tensor(scene.depth_m(index), device=device)
-        full = torch.as_tensor(np.ascontiguousarray(masks[index], dtype=bool), device=device)
+        depth_m[position] = torch.tensor(scene.depth_m(index), device=device)
+        full = torch.tensor(np.asarray(masks[index], dtype=bool), device=device)
         mask[position] = full[row, column] & inside
-        poses[position] = torch.as_tensor(scene.camera_to_world(index), device=device)
+        poses[position] = torch.tensor(scene.camera_to_world(index), device=device)
     usable = (depth_m >= config.min_depth_m) & (depth_m <= config.max_depth_m)
     return Views(
         frame_indices=frames,
@@ -162,7 +163,7 @@ def _fuse(scene: "Scene", views: Views, points: Tensor, pixels: Tensor, voxel_m:
     colors = torch.zeros_like(points)
     for position in torch.unique(frame).tolist():
         here = frame == position
-        image = torch.as_tensor(scene.color(views.frame_indices[position]), device=points.device)
+        image = torch.tensor(scene.color(views.frame_indices[position]), device=points.device)
         colors[here] = image[row[here], column[here]].to(points.dtype)
     _, inverse, counts = voxel_index(points, voxel_m, origin=points.new_zeros(3))
     return _Cloud(
@@ -170,6 +171,7 @@ def _fuse(scene: "Scene", views: Views, points: Tensor, pixels: Tensor, voxel_m:
         colors=voxel_mean(colors, inverse, counts),
         frame=frame,
         inverse=inverse,
+        counts=counts,
     )
 
 

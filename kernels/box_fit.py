@@ -5,13 +5,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def fit_box(points: Float[Tensor, "n 3"], trim: float = 0.0) -> Float[Tensor, "6"]:
-    """Bound points by their quantiles: lower_i = quantile(x_i, trim), upper_i = quantile(x_i, 1 - trim).
+def fit_box(
+    points: Float[Tensor, "n 3"],
+    trim: float = 0.0,
+    weights: Float[Tensor, "n"] | None = None,
+) -> Float[Tensor, "6"]:
+    """Bound points by weighted quantiles.
+
+        lower_i = min {x : W(x_i <= x) > trim W},  upper_i = max {x : W(x_i >= x) > trim W}
 
     Args:
         points: At least one point.
-        trim: Share of the points to leave outside at each of the six sides, in [0, 0.5); 0 gives
-            the exact bounds.
+        trim: Share of the weight that may lie outside at each of the six sides, in [0, 0.5); 0
+            gives the exact bounds.
+        weights: Non-negative weight of each point with a positive sum; None counts each once.
 
     Returns:
         (xmin, ymin, zmin, xmax, ymax, zmax).
@@ -25,6 +32,12 @@ def fit_box(points: Float[Tensor, "n 3"], trim: float = 0.0) -> Float[Tensor, "6
         raise ValueError(f"trim is {trim}, expected a share in [0, 0.5)")
     if trim == 0.0:
         return torch.cat([points.amin(dim=0), points.amax(dim=0)])
-    ordered = points.sort(dim=0).values  # [n, 3]
-    skip = min(int(trim * len(points)), (len(points) - 1) // 2)
-    return torch.cat([ordered[skip], ordered[len(points) - 1 - skip]])
+    weights = torch.ones_like(points[:, 0]) if weights is None else weights
+    ordered, order = points.sort(dim=0)  # [n, 3]
+    below = weights.double()[order].cumsum(dim=0)  # [n, 3]
+    total = below[-1, 0]
+    above = total - below + weights.double()[order]
+    lower = (below > trim * total).int().argmax(dim=0)
+    upper = len(points) - 1 - (above > trim * total).flip(0).int().argmax(dim=0)
+    axes = torch.arange(3, device=points.device)
+    return torch.cat([ordered[lower, axes], ordered[upper, axes]])
