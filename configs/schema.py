@@ -114,8 +114,11 @@ class RewardConfig:
     """0 only logs it."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     timeout_s: float = 60.0
+    """Longest time of one call of a plug-in, which scores the completions of one prompt."""
     on_error: Literal["raise", "none", "zero"] = "raise"
     """"raise" stops the run, "none" leaves the rollout unscored, "zero" counts it and gives 0."""
+    max_memory_gib: float | None = None
+    """Address space of a plug-in's process; None sets no limit."""
 
     def __post_init__(self) -> None:
         """Refuse an entry that names nothing, or two things."""
