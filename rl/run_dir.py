@@ -6,6 +6,7 @@ older generation can no longer commit.
 """
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -97,6 +98,35 @@ class RunDir:
         folder = self.path / "rollouts"
         folder.mkdir(exist_ok=True)
         write_lines(folder / f"step_{step:06d}.jsonl", rows)
+
+    def write_journal(self, step: int, journal: Mapping[str, Any]) -> None:
+        """Keep a step's rollouts until it is committed: a restart replays them."""
+        folder = self.path / "journal"
+        folder.mkdir(exist_ok=True)
+        text = json.dumps(journal, ensure_ascii=False)
+        row = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "journal": journal}
+        write_text_durably(folder / f"step_{step:06d}.json", json.dumps(row, ensure_ascii=False))
+
+    def read_journal(self, step: int) -> dict[str, Any] | None:
+        """Return the journal of a step; None when it is absent or damaged."""
+        file = self.path / "journal" / f"step_{step:06d}.json"
+        if not file.is_file():
+            return None
+        try:
+            row = json.loads(file.read_text(encoding="utf-8"))
+            text = json.dumps(row["journal"], ensure_ascii=False)
+            if hashlib.sha256(text.encode()).hexdigest() == row["sha256"]:
+                return dict(row["journal"])
+        except (ValueError, KeyError, TypeError):
+            pass
+        logger.warning("%s is damaged; the rollouts of step %d are made again", file, step)
+        return None
+
+    def drop_journals(self, *, up_to: int | None = None) -> None:
+        """Delete the journals of committed steps, or all of them."""
+        for file in (self.path / "journal").glob("step_*.json"):
+            if up_to is None or int(file.stem.removeprefix("step_")) <= up_to:
+                file.unlink()
 
     def rewind(self, step: int) -> None:
         """Forget everything after a committed step; the run continues from there."""

@@ -1,0 +1,290 @@
+"""One step's experience: samples drawn, rollouts made and scored, before anything is trained."""
+
+import dataclasses
+import logging
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scenerl.envs.records import Prompt
+from scenerl.envs.tasks import Env
+from scenerl.preprocess.records import Sample, Span
+from scenerl.rewards.records import Score
+from scenerl.rewards.scorer import Scorer
+from scenerl.rl.fleet import EncodeFailure, Fleet
+from scenerl.rl.metrics import Stopwatch, plain
+from scenerl.rl.sampler import EpochSampler
+from scenerl.rollout.records import EncodedPrompt, Group
+
+logger = logging.getLogger(__name__)
+
+
+class DataError(RuntimeError):
+    """The data cannot be trained on."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Draw:
+    """What became of one drawn sample or one of its prompts."""
+
+    position: int
+    epoch: int
+    sample_id: str
+    group_id: str | None
+    """None when the sample gave no prompt."""
+    reason: str | None
+    """Why it was skipped; None when it has rollouts."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Experience:
+    """Scored rollouts for one step."""
+
+    step: int
+    end_position: int
+    """Where the next step draws."""
+    policy_version: int
+    """Updates that the weights that made it had seen."""
+    groups: tuple[Group, ...]
+    scores: tuple[tuple[Score, ...], ...]
+    draws: tuple[Draw, ...]
+    refills: int
+    seconds: dict[str, float]
+
+    def spread(self, tolerance: float) -> list[bool]:
+        """Whether each group's rewards differ enough to teach anything."""
+        return [has_spread(row, tolerance) for row in self.scores]
+
+
+def has_spread(scores: Sequence[Score], tolerance: float) -> bool:
+    """Whether at least two rollouts were scored and their rewards differ by more than noise."""
+    values = [score.value for score in scores if score.value is not None]
+    return len(values) >= 2 and statistics.pstdev(values) > tolerance
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """What is trained on: the samples, how they are asked, and where stage 1 looked."""
+
+    env: Env
+    data_root: Path
+    samples: tuple[Sample, ...]
+    spans_s: Mapping[str, Span | None] | None = None
+    """Sample id -> predicted span of an earlier stage; None uses the true ones."""
+
+    def prompts(self, sample: Sample, seed: int) -> tuple[list[Prompt], str | None]:
+        """Return the training prompts of a sample, or why there are none."""
+        reason = self.env.skip_reason(sample)
+        if reason is not None:
+            return [], reason
+        span_s = None
+        if self.spans_s is not None:
+            span_s = self.spans_s.get(sample.sample_id)
+            if span_s is None:
+                return [], "no usable predicted span"
+        try:
+            prompts = self.env.prompts(
+                sample, self.data_root, span_s=span_s, seed=seed, supervised=True
+            )
+        except (OSError, ValueError) as error:
+            return [], f"{type(error).__name__}: {error}"
+        return prompts, None if prompts else "no frame of the span has a true box"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ExperienceConfig:
+    """The settings that decide a step's experience."""
+
+    seed: int
+    prompts_per_step: int
+    group_size: int
+    max_refills: int
+    zero_spread_tolerance: float
+
+
+class ExperienceMaker:
+    """Draws samples, generates, parses and scores; pure in (seed, step, position, weights)."""
+
+    def __init__(self, task: Task, fleet: Fleet, scorer: Scorer, config: ExperienceConfig) -> None:
+        """Prepare to make experience for a task."""
+        self._task, self._fleet, self._scorer, self._config = task, fleet, scorer, config
+        self._sampler = EpochSampler([s.sample_id for s in task.samples], config.seed)
+
+    def make(self, step: int, position: int) -> Experience:
+        """Make the experience of one step, drawing from a position on.
+
+        Groups without a spread of rewards are replaced by new prompts, at most
+        `max_refills` times; they stay in the experience and are dropped from the batch.
+
+        Raises:
+            DataError: If a whole epoch gives no prompt.
+        """
+        watch = Stopwatch()
+        groups: list[Group] = []
+        scores: list[tuple[Score, ...]] = []
+        draws: list[Draw] = []
+        version = self._fleet.engine_version
+        missing, rounds = self._config.prompts_per_step, 0
+        while missing > 0 and rounds <= self._config.max_refills:
+            rounds += 1
+            with watch.measure("encode"):
+                encoded, drawn, position = self._draw(position, missing)
+            with watch.measure("rollout"):
+                made = self._generate(step, encoded)
+            with watch.measure("reward"):
+                scores += [tuple(row) for row in self._scorer.score(made)]
+            groups += made
+            draws += drawn
+            useful = sum(has_spread(row, self._config.zero_spread_tolerance) for row in scores)
+            missing = self._config.prompts_per_step - useful
+        return Experience(
+            step=step,
+            end_position=position,
+            policy_version=version,
+            groups=tuple(groups),
+            scores=tuple(scores),
+            draws=tuple(draws),
+            refills=rounds - 1,
+            seconds=watch.seconds,
+        )
+
+    def restore(self, journal: Mapping[str, Any]) -> Experience:
+        """Rebuild an experience from its journal: the same rollouts and scores, not made again.
+
+        Raises:
+            DataError: If the data no longer give the prompts of the journal.
+        """
+        rows = journal["groups"]
+        positions = {row["group_id"]: row["position"] for row in journal["draws"]}
+        prompts = [self._prompt_of(row["group_id"], positions[row["group_id"]]) for row in rows]
+        groups = []
+        for row, encoded in zip(rows, self._fleet.encode(prompts), strict=True):
+            if isinstance(encoded, EncodeFailure) or encoded.content_hash != row["content_hash"]:
+                raise DataError(
+                    f"the media of {row['group_id']} changed since its rollouts were made; restore "
+                    "the data, or delete the folder `journal` of the run to make them again"
+                )
+            completions = [Completion(**_tuples(item)) for item in row["completions"]]
+            groups.append(self._group(row["group_id"], encoded, completions))
+        return Experience(
+            step=journal["step"],
+            end_position=journal["end_position"],
+            policy_version=journal["policy_version"],
+            groups=tuple(groups),
+            scores=tuple(tuple(Score(**item) for item in row["scores"]) for row in rows),
+            draws=tuple(Draw(**row) for row in journal["draws"]),
+            refills=journal["refills"],
+            seconds={},
+        )
+
+    def _draw(self, position: int, count: int) -> tuple[dict[str, EncodedPrompt], list[Draw], int]:
+        """Draw samples until `count` prompts are encoded; group id -> encoded prompt."""
+        encoded: dict[str, EncodedPrompt] = {}
+        draws: list[Draw] = []
+        start = position
+        while len(encoded) < count:
+            if not encoded and position - start >= len(self._sampler):
+                reasons = Counter(draw.reason for draw in draws).most_common(3)
+                raise DataError(
+                    f"a whole epoch of {len(self._sampler)} samples gave no prompt; most common "
+                    f"reasons: {'; '.join(f'{reason} ({n})' for reason, n in reasons)}"
+                )
+            wanted: dict[str, tuple[int, Prompt]] = {}
+            while len(encoded) + len(wanted) < count and position - start < 2 * len(self._sampler):
+                prompts, reason = self._prompts_at(position)
+                if reason is not None:
+                    draws.append(self._record(position, None, reason))
+                for prompt in prompts[: count - len(encoded) - len(wanted)]:
+                    wanted[_group_id(prompt, position)] = (position, prompt)
+                position += 1
+            results = self._fleet.encode([prompt for _, prompt in wanted.values()])
+            for (group_id, (at, _)), result in zip(wanted.items(), results, strict=True):
+                failed = isinstance(result, EncodeFailure)
+                draws.append(self._record(at, group_id, result.reason if failed else None))
+                if not isinstance(result, EncodeFailure):
+                    encoded[group_id] = result
+        return encoded, draws, position
+
+    def _record(self, position: int, group_id: str | None, reason: str | None) -> Draw:
+        sample = self._task.samples[self._sampler.index(position)]
+        if reason is not None:
+            logger.warning("%s is skipped: %s", sample.sample_id, reason)
+        return Draw(
+            position=position,
+            epoch=self._sampler.epoch(position),
+            sample_id=sample.sample_id,
+            group_id=group_id,
+            reason=reason,
+        )
+
+    def _prompts_at(self, position: int) -> tuple[list[Prompt], str | None]:
+        sample = self._task.samples[self._sampler.index(position)]
+        epoch = self._sampler.epoch(position)
+        return self._task.prompts(sample, derive_seed(self._config.seed, epoch, sample.sample_id))
+
+    def _prompt_of(self, group_id: str, position: int) -> Prompt:
+        for prompt in self._prompts_at(position)[0]:
+            if _group_id(prompt, position) == group_id:
+                return prompt
+        raise DataError(
+            f"the data no longer give the prompt {group_id} of the run's journal; restore the "
+            "data, or delete the folder `journal` of the run to make the rollouts again"
+        )
+
+    def _generate(self, step: int, encoded: Mapping[str, EncodedPrompt]) -> list[Group]:
+        seeds = [
+            [derive_seed(self._config.seed, step, name, k) for k in range(self._config.group_size)]
+            for name in encoded
+        ]
+        made = self._fleet.generate(list(encoded.values()), seeds)
+        return [
+            self._group(name, prompt, completions)
+            for (name, prompt), completions in zip(encoded.items(), made, strict=True)
+        ]
+
+    def _group(
+        self, group_id: str, encoded: EncodedPrompt, completions: Sequence[Completion]
+    ) -> Group:
+        return Group(
+            group_id=group_id,
+            encoded=encoded,
+            rollouts=tuple(
+                Rollout(
+                    index=index,
+                    completion=completion,
+                    answer=self._task.env.parse(completion.text, encoded.prompt),
+                )
+                for index, completion in enumerate(completions)
+            ),
+        )
+
+
+def journal_of(experience: Experience) -> dict[str, Any]:
+    """Return all of an experience that cannot be derived again from the data."""
+    return {
+        "step": experience.step,
+        "end_position": experience.end_position,
+        "policy_version": experience.policy_version,
+        "refills": experience.refills,
+        "draws": [plain(draw) for draw in experience.draws],
+        "groups": [
+            {
+                "group_id": group.group_id,
+                "content_hash": group.encoded.content_hash,
+                "completions": [plain(rollout.completion) for rollout in group.rollouts],
+                "scores": [plain(score) for score in scores],
+            }
+            for group, scores in zip(experience.groups, experience.scores, strict=True)
+        ],
+    }
+
+
+def _group_id(prompt: Prompt, position: int) -> str:
+    """Name a prompt's group: the same sample may be drawn again, at another position."""
+    return f"{prompt.prompt_id}#{position}"
+
+
+def _tuples(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(item) if isinstance(item, list) else item for key, item in row.items()}

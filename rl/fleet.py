@@ -1,0 +1,234 @@
+"""Engines and learner as the loop sees them, and the version that lives in one process.
+
+`launch/actors.py` has the version over Ray actors. Both give the same numbers.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from scenerl.envs.records import Prompt
+from scenerl.rl.durable import write_json
+from scenerl.rl.learner import Learner
+from scenerl.rl.records import TrainBatch, UpdateResult
+from scenerl.rollout.engine import Engine
+from scenerl.rollout.records import Completion, EncodedPrompt, Group
+
+logger = logging.getLogger(__name__)
+
+
+class WeightSyncError(RuntimeError):
+    """An engine does not run the learner's weights."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class EncodeFailure:
+    """A prompt whose media could not be read or that is too long. Data, not an exception."""
+
+    prompt: Prompt
+    reason: str
+
+
+class PromptEncoder(Protocol):
+    """Turns a prompt into tensors, once."""
+
+    def encode(self, prompt: Prompt) -> EncodedPrompt:
+        """Decode the media and run the processor."""
+        ...
+
+
+class Fleet(Protocol):
+    """Everything that holds weights or makes tensors."""
+
+    policy_version: int
+    """Updates that the learner's weights have seen."""
+    engine_version: int
+    """Updates that the engines' weights have seen."""
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt | EncodeFailure]:
+        """Encode each prompt once; the result may hold its pixels elsewhere (by reference)."""
+        ...
+
+    def release(self, encoded: Sequence[EncodedPrompt]) -> None:
+        """Drop what is kept elsewhere for these prompts."""
+        ...
+
+    def generate(
+        self,
+        encoded: Sequence[EncodedPrompt],
+        seeds: Sequence[Sequence[int]],
+        *,
+        temperature: float | None = None,
+    ) -> list[list[Completion]]:
+        """Make ``len(seeds[i])`` completions of prompt i; temperature 0 is greedy."""
+        ...
+
+    def logprobs(self, groups: Sequence[Group]) -> list[list[Tensor]]:
+        """Return float32 [completion] log-probs of every rollout by the learner."""
+        ...
+
+    def update(self, batches: Sequence[TrainBatch]) -> UpdateResult:
+        """Train on the batches."""
+        ...
+
+    def sync_weights(self) -> None:
+        """Bring the learner's weights into every engine and check that they are there."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write ``model/`` (hub layout) and everything the learner needs to continue exactly."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote, strictly, and sync the engines."""
+        ...
+
+    def close(self) -> None:
+        """Release everything."""
+        ...
+
+
+class LocalFleet:
+    """One engine and one learner in this process; no Ray."""
+
+    def __init__(
+        self,
+        encoder: PromptEncoder,
+        engine: Engine,
+        learner: Learner | None,
+        *,
+        max_prompt_length: int,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            encoder: Makes the tensors of a prompt.
+            engine: Generates.
+            learner: Trains; None for evaluation only.
+            max_prompt_length: Longer prompts are refused, in tokens.
+        """
+        self._encoder, self._engine, self._learner = encoder, engine, learner
+        self._max_prompt_length = max_prompt_length
+        self.engine_version = engine.policy_version
+
+    @property
+    def policy_version(self) -> int:
+        """Updates that the learner's weights have seen."""
+        return self._trainer.policy_version if self._learner else self.engine_version
+
+    @property
+    def _trainer(self) -> Learner:
+        if self._learner is None:
+            raise RuntimeError("this fleet has no learner; it was made for evaluation")
+        return self._learner
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt | EncodeFailure]:
+        """Encode each prompt in turn."""
+        return [encode_one(self._encoder, item, self._max_prompt_length) for item in prompts]
+
+    def release(self, encoded: Sequence[EncodedPrompt]) -> None:
+        """Nothing is kept elsewhere."""
+
+    def generate(
+        self,
+        encoded: Sequence[EncodedPrompt],
+        seeds: Sequence[Sequence[int]],
+        *,
+        temperature: float | None = None,
+    ) -> list[list[Completion]]:
+        """Generate with the one engine."""
+        return self._engine.generate(encoded, seeds, temperature=temperature)
+
+    def logprobs(self, groups: Sequence[Group]) -> list[list[Tensor]]:
+        """Ask the learner."""
+        return self._trainer.logprobs(groups)
+
+    def update(self, batches: Sequence[TrainBatch]) -> UpdateResult:
+        """Train."""
+        return self._trainer.update(batches)
+
+    def sync_weights(self) -> None:
+        """Load the learner's weights into the engine."""
+        version = self._trainer.policy_version
+        before = self._engine.checksum()
+        self._engine.load_weights(self._trainer.weights(), version)
+        check_sync([self._engine.policy_version], [self._engine.checksum()], version)
+        logger.debug("weights %d in the engine, checksum was %s", version, before)
+        self.engine_version = version
+
+    def save(self, folder: Path) -> None:
+        """Write model and learner state."""
+        save_learner(self._trainer, folder)
+
+    def load(self, folder: Path) -> None:
+        """Restore the learner and sync the engine."""
+        load_learner(self._trainer, folder)
+        self.sync_weights()
+
+    def close(self) -> None:
+        """Close engine and learner."""
+        self._engine.close()
+        if self._learner is not None:
+            self._learner.close()
+
+
+def encode_one(
+    encoder: PromptEncoder, prompt: Prompt, max_prompt_length: int
+) -> EncodedPrompt | EncodeFailure:
+    """Encode a prompt; media that cannot be read and prompts that are too long are data errors."""
+    try:
+        encoded = encoder.encode(prompt)
+    except (OSError, ValueError) as error:
+        return EncodeFailure(prompt=prompt, reason=f"{type(error).__name__}: {error}")
+    length = len(encoded.prompt_ids)
+    if length > max_prompt_length:
+        return EncodeFailure(
+            prompt=prompt,
+            reason=f"prompt of {length} tokens, rollout.max_prompt_length is {max_prompt_length}",
+        )
+    return encoded
+
+
+def check_sync(versions: Sequence[int], checksums: Sequence[str], expected: int) -> None:
+    """Check that all engines report the expected version and the same weights.
+
+    Raises:
+        WeightSyncError: If one lags behind or differs.
+    """
+    if any(version != expected for version in versions):
+        raise WeightSyncError(
+            f"engines report policy versions {list(versions)} after a sync of version {expected}"
+        )
+    if len(set(checksums)) > 1:
+        raise WeightSyncError(
+            f"engines differ after a sync of version {expected}: checksums {list(checksums)}"
+        )
+
+
+def save_learner(learner: Learner, folder: Path) -> None:
+    """Write ``model/``, ``learner/rank0.pt`` and ``learner/learner.json`` into a folder."""
+    learner.save_model(folder / "model")
+    save_learner_state(learner.state_dict(), folder, rank=0)
+    write_json(
+        folder / "learner" / "learner.json", {"policy_version": learner.policy_version, "ranks": 1}
+    )
+
+
+def save_learner_state(state: dict[str, Any], folder: Path, rank: int) -> None:
+    """Write the state of one rank; only tensors and plain values, so loading runs no code."""
+    import torch
+
+    (folder / "learner").mkdir(parents=True, exist_ok=True)
+    torch.save(state, folder / "learner" / f"rank{rank}.pt")
+
+
+def load_learner(learner: Learner, folder: Path, rank: int = 0) -> None:
+    """Restore a learner from what `save_learner` wrote."""
+    import torch
+
+    file = folder / "learner" / f"rank{rank}.pt"
+    learner.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
