@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from scenerl.envs.tasks import Env
 from scenerl.preprocess.records import Sample, Span
 from scenerl.rewards.records import Score
 from scenerl.rewards.scorer import Scorer
+from scenerl.rl.advantages import reward_spread
 from scenerl.rl.fleet import EncodeFailure, Fleet
 from scenerl.rl.metrics import Stopwatch, plain
 from scenerl.rl.sampler import EpochSampler
@@ -43,6 +43,7 @@ class Experience:
     """Scored rollouts for one step."""
 
     step: int
+    start_position: int
     end_position: int
     """Where the next step draws."""
     policy_version: int
@@ -53,15 +54,11 @@ class Experience:
     refills: int
     seconds: dict[str, float]
 
-    def spread(self, tolerance: float) -> list[bool]:
-        """Whether each group's rewards differ enough to teach anything."""
-        return [has_spread(row, tolerance) for row in self.scores]
-
 
 def has_spread(scores: Sequence[Score], tolerance: float) -> bool:
     """Whether at least two rollouts were scored and their rewards differ by more than noise."""
     values = [score.value for score in scores if score.value is not None]
-    return len(values) >= 2 and statistics.pstdev(values) > tolerance
+    return len(values) >= 2 and float(reward_spread(torch.tensor([values]))[0]) > tolerance
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +119,7 @@ class ExperienceMaker:
             DataError: If a whole epoch gives no prompt.
         """
         watch = Stopwatch()
+        start = position
         groups: list[Group] = []
         scores: list[tuple[Score, ...]] = []
         draws: list[Draw] = []
@@ -141,6 +139,7 @@ class ExperienceMaker:
             missing = self._config.prompts_per_step - useful
         return Experience(
             step=step,
+            start_position=start,
             end_position=position,
             policy_version=version,
             groups=tuple(groups),
@@ -149,6 +148,15 @@ class ExperienceMaker:
             refills=rounds - 1,
             seconds=watch.seconds,
         )
+
+    def probe(self, groups: Sequence[Group], step: int) -> list[Group]:
+        """Ask the prompts of some groups once more, with the weights the engines hold now."""
+        seeds = [[derive_seed(self._config.seed, step, g.group_id, "probe")] for g in groups]
+        made = self._fleet.generate([group.encoded for group in groups], seeds)
+        return [
+            self._group(group.group_id, group.encoded, completions)
+            for group, completions in zip(groups, made, strict=True)
+        ]
 
     def restore(self, journal: Mapping[str, Any]) -> Experience:
         """Rebuild an experience from its journal: the same rollouts and scores, not made again.
@@ -170,6 +178,7 @@ class ExperienceMaker:
             groups.append(self._group(row["group_id"], encoded, completions))
         return Experience(
             step=journal["step"],
+            start_position=journal["start_position"],
             end_position=journal["end_position"],
             policy_version=journal["policy_version"],
             groups=tuple(groups),
@@ -265,6 +274,7 @@ def journal_of(experience: Experience) -> dict[str, Any]:
     """Return all of an experience that cannot be derived again from the data."""
     return {
         "step": experience.step,
+        "start_position": experience.start_position,
         "end_position": experience.end_position,
         "policy_version": experience.policy_version,
         "refills": experience.refills,

@@ -28,7 +28,8 @@ class MetricLogger:
         self._trackers = trackers
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Record one step."""
+        """Record one step; a number that does not exist (a mean over nothing) is left out."""
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         self._run_dir.append_metrics({"step": step, **values})
         for tracker in self._trackers:
             tracker.log(step, values)

@@ -1,0 +1,310 @@
+"""The training loop: draw, generate, score, update, sync, record; stop and continue exactly."""
+
+import dataclasses
+import json
+import logging
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from scenerl.configs.schema import TrainConfig
+from scenerl.rl.batch import BatchReport, make_batches
+from scenerl.rl.checkpoint import Commit
+from scenerl.rl.durable import write_json
+from scenerl.rl.experience import Experience, ExperienceMaker, journal_of
+from scenerl.rl.fleet import Fleet
+from scenerl.rl.logprob_gate import check_logprobs
+from scenerl.rl.metrics import MetricLogger, Stopwatch, rollout_metrics, rollout_rows
+from scenerl.rl.records import TrainBatch, UpdateResult
+from scenerl.rl.run_dir import RunDir
+
+logger = logging.getLogger(__name__)
+
+GATE_GROUPS = 4
+"""Groups whose log-probs the gate compares."""
+
+
+class StalenessError(RuntimeError):
+    """Rollouts were made by weights older than `train.max_staleness` allows."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """What the loop needs of an evaluation."""
+
+    metrics: dict[str, float]
+    primary: str
+    """The metric that decides which commit is the best."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Parts:
+    """What the loop is put together from."""
+
+    fleet: Fleet
+    maker: ExperienceMaker
+    run_dir: RunDir
+    logger: MetricLogger
+    should_stop: Callable[[], str | None]
+    """Why the run should end after this step, or None."""
+    evaluate: Callable[[int], Evaluation] | None = None
+    """Measures the policy after a step, when `train.eval_steps` asks for it."""
+
+
+class Trainer:
+    """Trains a policy for `train.max_steps` steps, from wherever the run directory stands."""
+
+    def __init__(self, parts: Parts, config: TrainConfig) -> None:
+        """Prepare; nothing is loaded until `resume`."""
+        self._parts, self._config = parts, config
+        self._fleet, self._run_dir = parts.fleet, parts.run_dir
+        self._pending: deque[Experience] = deque()
+        self._position = 0
+        """Where the next experience draws."""
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rollout")
+        self._gate_now = True
+        self.step_number = 0
+        """Steps done."""
+        self._started = time.monotonic()
+        self._steps_here = 0
+
+    def resume(self, commit: Commit | None) -> None:
+        """Continue from a commit, or begin; everything later in the run directory is forgotten."""
+        self.step_number = commit.step if commit else 0
+        if commit is not None:
+            self._fleet.load(commit.path)
+            state = json.loads((commit.path / "trainer.json").read_text(encoding="utf-8"))
+            self._position = int(state["position"])
+            shutil.copyfile(commit.path / "ledger.jsonl", self._run_dir.path / "ledger.jsonl")
+            logger.info("continues %s after step %d", self._run_dir.path, commit.step)
+        self._run_dir.rewind(self.step_number)
+        self._run_dir.drop_journals(
+            up_to=None if self._run_dir.config_changed else self.step_number
+        )
+        first = self.step_number + 1
+        staleness = self._config.max_staleness
+        for step in range(first, min(first + staleness, self._config.max_steps + 1)):
+            self._pending.append(self._make(step, oldest=self._fleet.engine_version - staleness))
+
+    def run(self) -> str | None:
+        """Step until the end.
+
+        Returns:
+            None when all steps are done, else why it stopped; both leave a commit.
+        """
+        try:
+            while self.step_number < self._config.max_steps:
+                self.step()
+                reason = self._parts.should_stop()
+                if reason is not None and self.step_number < self._config.max_steps:
+                    self.commit()
+                    return reason
+            self.commit()
+        finally:
+            self._thread.shutdown(wait=True, cancel_futures=True)
+        return None
+
+    def step(self) -> UpdateResult | None:
+        """Make one step. None when no group had anything to teach."""
+        step, watch = self.step_number + 1, Stopwatch()
+        started = time.perf_counter()
+        experience = self._pending.popleft() if self._pending else self._make(step)
+        self._check_versions(experience)
+        gate = self._gate(step, experience, watch)
+        batches, report = make_batches(experience.groups, experience.scores, self._config)
+        self._write_rollouts(experience, report)
+        ahead = self._start_ahead(step)
+        with watch.measure("update"):
+            result = self._fleet.update(batches) if batches else None
+        if ahead is not None:
+            with watch.measure("wait"):
+                self._pending.append(ahead.result())
+        with watch.measure("sync"):
+            self._fleet.sync_weights()
+        self._fleet.release([group.encoded for group in experience.groups])
+        self.step_number = step
+        metrics = {
+            **rollout_metrics(experience.groups, experience.scores),
+            **report.metrics(),
+            **(result.metrics if result else {}),
+            **gate,
+            "rollout/staleness": float(self._staleness_of(experience, result)),
+            "rollout/refills": float(experience.refills),
+            "policy/version": float(self._fleet.policy_version),
+            **{f"{name}": seconds for name, seconds in experience.seconds.items()},
+            **watch.seconds,
+        }
+        metrics["time/step_s"] = time.perf_counter() - started
+        self._record(experience, batches, metrics)
+        return result
+
+    def commit(self) -> None:
+        """Write a commit of the state after the last step, unless it is there."""
+        store = self._run_dir.checkpoints
+        if any(found.step == self.step_number for found in store.commits()):
+            return
+        with store.write(self.step_number) as folder:
+            self._fleet.save(folder)
+            position = self._pending[0].start_position if self._pending else self._position
+            write_json(
+                folder / "trainer.json",
+                {
+                    "step": self.step_number,
+                    "position": position,
+                    "policy_version": self._fleet.policy_version,
+                },
+            )
+            ledger = self._run_dir.path / "ledger.jsonl"
+            shutil.copyfile(ledger, folder / "ledger.jsonl") if ledger.is_file() else (
+                folder / "ledger.jsonl"
+            ).touch()
+        self._run_dir.drop_journals(up_to=self.step_number)
+        logger.debug("committed step %d", self.step_number)
+
+    def _make(self, step: int, oldest: int | None = None) -> Experience:
+        """Make the experience of a step, or replay it when its journal fits."""
+        version, position = self._fleet.engine_version, self._position
+        oldest = version if oldest is None else max(oldest, 0)
+        journal = self._run_dir.read_journal(step)
+        if (
+            journal is not None
+            and journal["start_position"] == position
+            and oldest <= journal["policy_version"] <= version
+        ):
+            logger.info("step %d: the rollouts of the interrupted run are used again", step)
+            experience = self._parts.maker.restore(journal)
+        else:
+            experience = self._parts.maker.make(step, position)
+            self._run_dir.write_journal(step, journal_of(experience))
+        self._position = experience.end_position
+        return experience
+
+    def _start_ahead(self, step: int) -> "Future[Experience] | None":
+        """Start the rollouts of a later step, to be made while this one trains."""
+        later = step + self._config.max_staleness
+        if self._config.max_staleness == 0 or later > self._config.max_steps:
+            return None
+        return self._thread.submit(self._make, later)
+
+    def _check_versions(self, experience: Experience) -> None:
+        versions = {r.completion.policy_version for g in experience.groups for r in g.rollouts}
+        if versions - {experience.policy_version}:
+            raise StalenessError(
+                f"step {experience.step}: completions say they were made by policy versions "
+                f"{sorted(versions)}, the engines held version {experience.policy_version}; a "
+                "weight update went into the middle of a generation"
+            )
+        behind = self._fleet.policy_version - experience.policy_version
+        if not 0 <= behind <= self._config.max_staleness:
+            raise StalenessError(
+                f"step {experience.step}: rollouts are {behind} updates behind the learner, "
+                f"train.max_staleness allows {self._config.max_staleness}"
+            )
+
+    def _staleness_of(self, experience: Experience, result: UpdateResult | None) -> int:
+        before = self._fleet.policy_version - (1 if result else 0)
+        return before - experience.policy_version
+
+    def _gate(self, step: int, experience: Experience, watch: Stopwatch) -> dict[str, float]:
+        """Compare engine and learner at the first two steps, on schedule and after a resume."""
+        every = self._config.logprob_gate_steps
+        scheduled = every > 0 and (step <= 2 or (step - 1) % every == 0)
+        if not scheduled and not (every > 0 and self._gate_now):
+            return {}
+        self._gate_now = False
+        groups = experience.groups[:GATE_GROUPS]
+        with watch.measure("gate"):
+            if experience.policy_version != self._fleet.policy_version:
+                groups = self._parts.maker.probe(groups, step)
+            values = check_logprobs(
+                groups, self._fleet.logprobs(groups), step, self._config.logprob_gate_tolerance
+            )
+        return values if scheduled else {}
+
+    def _write_rollouts(self, experience: Experience, report: BatchReport) -> None:
+        advantages = {
+            group.group_id: row
+            for group, row in zip(experience.groups, report.advantages, strict=True)
+        }
+        rows = rollout_rows(experience.step, experience.groups, experience.scores, advantages)
+        self._run_dir.write_rollouts(experience.step, rows)
+
+    def _record(
+        self, experience: Experience, batches: list[TrainBatch], metrics: dict[str, float]
+    ) -> None:
+        """Write ledger and metrics; evaluate and commit when it is time."""
+        step, config = self.step_number, self._config
+        trained = {group.group_id for batch in batches for group in batch.groups}
+        self._run_dir.append_ledger(ledger_rows(experience, trained))
+        evaluation = None
+        if self._parts.evaluate and config.eval_steps and step % config.eval_steps == 0:
+            evaluation = self._parts.evaluate(step)
+            metrics |= {f"eval/{name}": value for name, value in evaluation.metrics.items()}
+        self._parts.logger.log(step, metrics)
+        self._steps_here += 1
+        logger.info("%s", self._progress(metrics))
+        if not trained:
+            logger.warning(
+                "step %d: no group had a spread of rewards, nothing was trained; a higher "
+                "rollout.temperature or rollout.group_size, or other samples, may help",
+                step,
+            )
+        if evaluation or (config.save_steps and step % config.save_steps == 0):
+            self.commit()
+        if evaluation:
+            self._mark_best(evaluation)
+        self._run_dir.drop_rollouts(step)
+
+    def _mark_best(self, evaluation: Evaluation) -> None:
+        value = evaluation.metrics[evaluation.primary]
+        pointer = self._run_dir.checkpoints.root / "best.json"
+        if pointer.is_file() and json.loads(pointer.read_text())["value"] > value:
+            return
+        self._run_dir.checkpoints.mark_best(self.step_number, evaluation.primary, value)
+
+    def _progress(self, metrics: dict[str, float]) -> str:
+        left = self._config.max_steps - self.step_number
+        per_step = (time.monotonic() - self._started) / max(self._steps_here, 1)
+        parts = " ".join(
+            f"{name.removeprefix('time/').removesuffix('_s')} {seconds:.1f}s"
+            for name, seconds in metrics.items()
+            if name.startswith("time/") and name != "time/step_s"
+        )
+        return (
+            f"step {self.step_number}/{self._config.max_steps} "
+            f"reward {metrics.get('reward/mean', float('nan')):.3f} "
+            f"unparsed {metrics['rollout/parse_error_fraction']:.0%} "
+            f"{metrics['time/step_s']:.1f}s ({parts}) "
+            f"ETA {time.strftime('%H:%M:%S', time.gmtime(left * per_step))}"
+        )
+
+
+def ledger_rows(experience: Experience, trained: set[str]) -> list[dict[str, object]]:
+    """Return what became of every draw: trained, zero_spread, unscored or skipped with a reason."""
+    scored = {
+        group.group_id: sum(score.value is not None for score in row)
+        for group, row in zip(experience.groups, experience.scores, strict=True)
+    }
+    rows: list[dict[str, object]] = []
+    for draw in experience.draws:
+        outcome, reason = "trained", draw.reason
+        if draw.reason is not None:
+            outcome = "skipped"
+        elif draw.group_id not in trained:
+            enough = scored[draw.group_id or ""] >= 2
+            outcome = "zero_spread" if enough else "skipped"
+            reason = None if enough else "fewer than two rollouts have a score"
+        rows.append(
+            {
+                "step": experience.step,
+                "position": draw.position,
+                "epoch": draw.epoch,
+                "sample_id": draw.sample_id,
+                "group_id": draw.group_id,
+                "outcome": outcome,
+                "reason": reason,
+            }
+        )
+    return rows
