@@ -184,6 +184,8 @@ class TrainConfig:
 class SftConfig:
     """Supervised cold start: cross-entropy on reference completions."""
 
+    task: Literal["policy", "tracker"] = "policy"
+    """"tracker" trains the SAM2 tracker by the section `tracker_sft` instead."""
     envs: tuple[EnvConfig, ...] = ()
     """Tasks that are mixed, each prompt drawn from one of them."""
     max_steps: int = 1000
@@ -195,6 +197,44 @@ class SftConfig:
     """Relative jitter of the target spans and boxes: a cold start from coarse labels."""
     dense_weight: float = 0.0
     """Weight of the auxiliary per-patch loss (class, colour, box, time) from instance images."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackerSftConfig:
+    """Supervised training of a SAM2 tracker on instance images: single frames, then clips."""
+
+    config: str = "tiny"
+    """SAM2 model YAML, or "tiny"."""
+    checkpoint: str | None = None
+    """Weights to start from; None starts from random ones."""
+    image_steps: int = 1000
+    """Optimizer steps on single frames: box to mask."""
+    images_per_step: int = 8
+    objects_per_image: int = 4
+    clip_steps: int = 1500
+    """Then optimizer steps on short clips with memory."""
+    clips_per_step: int = 2
+    clip_frames: int = 5
+    learning_rate: float = 8e-4
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    box_jitter: float = 0.15
+    """Largest shift of a box edge as a share of the box, for most prompts."""
+    min_pixels: int = 40
+    """An object with fewer pixels in a frame is not prompted there."""
+    num_eval_objects: int = 40
+    """Held-out objects that are tracked through their rooms to measure the result."""
+    log_steps: int = 20
+    save_steps: int = 200
+
+    def __post_init__(self) -> None:
+        """Refuse clips without a frame to propagate to."""
+        _require(
+            self.clip_frames >= 2,
+            f"tracker_sft.clip_frames is {self.clip_frames}, but the memory is trained on the "
+            "frames after the prompted one; set it to at least 2",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -289,6 +329,7 @@ class RunConfig:
     rewards: tuple[RewardConfig, ...] = ()
     train: TrainConfig = field(default_factory=TrainConfig)
     sft: SftConfig = field(default_factory=SftConfig)
+    tracker_sft: TrackerSftConfig = field(default_factory=TrackerSftConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     lift: LiftConfig = field(default_factory=LiftConfig)
