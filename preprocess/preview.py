@@ -47,9 +47,9 @@ def _scene_row(folder: Path, samples: list[Sample]) -> np.ndarray:
     picks = np.linspace(0, len(indices) - 1, FRAMES_PER_SCENE).round().astype(int)
     tiles = []
     for index in (indices[pick] for pick in picks):
-        image = Image.open(folder / "color" / f"{index}.jpg")
-        scale = FRAME_WIDTH / image.width
-        image = image.resize((FRAME_WIDTH, round(image.height * scale)))
+        stored = Image.open(folder / "color" / f"{index}.jpg")
+        scale = FRAME_WIDTH / stored.width
+        image = stored.resize((FRAME_WIDTH, round(stored.height * scale)))
         draw = ImageDraw.Draw(image)
         named: set[int | None] = set()
         for sample in samples:

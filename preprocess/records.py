@@ -71,3 +71,7 @@ class Sample:
     """How the query was made: attribute, relation, count, human, ..."""
     provenance: str = ""
     """Where the supervision comes from, for example projected_from_3d_mask."""
+
+
+class DataError(ValueError):
+    """Data that cannot be used: says what was found, what is expected and what to do."""

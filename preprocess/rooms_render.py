@@ -160,12 +160,18 @@ def _camera_rays(intrinsics: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.nda
     return np.stack([x, y, np.ones_like(x)], axis=-1).astype(np.float32)
 
 
+def _tensor(array: np.ndarray) -> Any:
+    import open3d as o3d
+
+    return o3d.core.Tensor.from_numpy(np.ascontiguousarray(array))
+
+
 def _raycaster(meshes: list[tuple[np.ndarray, np.ndarray]]) -> Any:
     import open3d as o3d
 
     scene = o3d.t.geometry.RaycastingScene(nthreads=1)
     for vertices, triangles in meshes:
-        scene.add_triangles(o3d.core.Tensor(vertices), o3d.core.Tensor(triangles))
+        scene.add_triangles(_tensor(vertices), _tensor(triangles))
     return scene
 
 
@@ -221,15 +227,13 @@ class RoomRenderer:
 
     def _shade(self, points: np.ndarray, normals: np.ndarray, parts: np.ndarray) -> np.ndarray:
         """Return linear colours, float32 [n, 3]: ambient, a shadowed lamp and a fill light."""
-        import open3d as o3d
-
         looks = self._surfaces
         to_light = self._light - points
         distance = np.linalg.norm(to_light, axis=1)
         facing = np.einsum("ij,ij->i", normals, to_light) / distance
         start = points + normals * 2e-3
         rays = np.concatenate([start, self._light - start], axis=1).astype(np.float32)
-        hidden = self._scene.test_occlusions(o3d.core.Tensor(rays), tnear=0.0, tfar=0.98).numpy()
+        hidden = self._scene.test_occlusions(_tensor(rays), tnear=0.0, tfar=0.98).numpy()
         lamp = np.clip(facing, 0, 1) * ~hidden * 1.5 / (1 + 0.12 * distance**2)
         to_fill = self._fill - points
         fill = np.einsum("ij,ij->i", normals, to_fill) / np.linalg.norm(to_fill, axis=1)
@@ -243,14 +247,13 @@ class RoomRenderer:
     def frame(self, camera_to_world: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (colour uint8 [H,W,3], depth uint16 mm [H,W], instance uint16 [H,W])."""
         import cv2
-        import open3d as o3d
 
         width, height = self.size
         u, v = np.meshgrid(np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64))
         directions = _camera_rays(self.intrinsics, u, v).reshape(-1, 3)
         world = directions @ camera_to_world[:3, :3].T.astype(np.float32)
         origin = np.broadcast_to(camera_to_world[:3, 3].astype(np.float32), world.shape)
-        hits = self._scene.cast_rays(o3d.core.Tensor(np.concatenate([origin, world], axis=1)))
+        hits = self._scene.cast_rays(_tensor(np.concatenate([origin, world], axis=1)))
         depth = hits["t_hit"].numpy()  # directions have z = 1, so this is depth, not distance
         parts = self._part_of_triangle[hits["primitive_ids"].numpy()]
         normals = hits["primitive_normals"].numpy()
@@ -287,7 +290,6 @@ class RoomRenderer:
     def _visible_share(
         self, parts: tuple[Part, ...], object_id: int, poses: np.ndarray, instance: np.ndarray
     ) -> np.ndarray:
-        import open3d as o3d
 
         vertices, triangles = _merge(parts)
         scene = _raycaster([(vertices, triangles)])
@@ -304,7 +306,7 @@ class RoomRenderer:
             u, v = np.meshgrid(x0 + (x1 - x0) * grid, y0 + (y1 - y0) * grid)
             world = _camera_rays(self.intrinsics, u, v).reshape(-1, 3) @ pose[:3, :3].T
             rays = np.concatenate([np.broadcast_to(pose[:3, 3], world.shape), world], axis=1)
-            hit = scene.cast_rays(o3d.core.Tensor(rays.astype(np.float32)))["t_hit"].numpy()
+            hit = scene.cast_rays(_tensor(rays.astype(np.float32)))["t_hit"].numpy()
             area = np.isfinite(hit).mean() * (x1 - x0) * (y1 - y0)
             shares[number] = min(1.0, pixels / max(area, 1.0))
         return shares

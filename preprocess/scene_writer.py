@@ -19,6 +19,8 @@ import numpy as np
 from scenerl.preprocess.records import SceneObject
 
 JPEG_QUALITY = 92
+SCENE_FORMAT = "scenerl-scene"
+"""Marks a scene that this project wrote, so whose content was checked once."""
 
 
 def matrix_text(matrix: np.ndarray) -> str:
@@ -153,6 +155,7 @@ class SceneWriter:
         rows = json.dumps([object_row(item) for item in objects], indent=1)
         (self._partial / "objects.json").write_text(rows + "\n")
         facts = {
+            "format": SCENE_FORMAT,
             "scene_id": self._scene_id,
             "depth_scale": 1000.0,
             "provenance": provenance,

@@ -12,14 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from scenerl.preprocess.records import Media, Sample, Target
+from scenerl.preprocess.records import DataError, Media, Sample, Target
 
 FORMAT = "scenerl-samples"
 VERSION = 1
-
-
-class DataError(ValueError):
-    """Data that cannot be used: says what was found, what is expected and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -293,7 +289,7 @@ def write_samples(
             "kinds": dict(sorted(Counter(s.kind for s in chosen).items())),
             "scenes": scenes,
         }
-    used = {scene for split in splits.values() for scene in split["scenes"]}
+    used = {sample.scene_id for sample in merged}
     manifest = {
         "format": FORMAT,
         "version": VERSION,

@@ -1,0 +1,166 @@
+"""Decode video files: decord, and PyAV where decord fails."""
+
+import functools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from scenerl.preprocess.records import DataError
+
+logger = logging.getLogger(__name__)
+
+Decoder = Literal["auto", "decord", "pyav"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoInfo:
+    """Facts about a video file."""
+
+    num_frames: int
+    fps: float
+    """Average."""
+    width: int
+    height: int
+    times_s: tuple[float, ...]
+    """True time of each frame, seconds since the first one."""
+
+
+def probe(path: str | Path, *, decoder: Decoder = "auto") -> VideoInfo:
+    """Return the facts of a video without keeping its frames.
+
+    Args:
+        path: Video file.
+        decoder: "auto" tries decord, then PyAV.
+
+    Raises:
+        DataError: If no decoder can open it.
+    """
+    return _probe(str(path), decoder)
+
+
+@functools.lru_cache(maxsize=1024)
+def _probe(path: str, decoder: Decoder) -> VideoInfo:
+    result: VideoInfo = _with_fallback(path, decoder, _probe_decord, _probe_pyav)
+    return result
+
+
+def read_frames(
+    path: str | Path, indices: Sequence[int], *, decoder: Decoder = "auto"
+) -> np.ndarray:
+    """Decode chosen frames.
+
+    Args:
+        path: Video file.
+        indices: Frames, in any order, repeats allowed.
+        decoder: "auto" tries decord, then PyAV; both give the same frames.
+
+    Returns:
+        uint8 RGB [n, H, W, 3], in the order of `indices`.
+
+    Raises:
+        DataError: If no decoder can read it, or a frame is not there.
+    """
+    chosen = [int(index) for index in indices]
+    info = probe(path, decoder=decoder)
+    outside = [index for index in chosen if not 0 <= index < info.num_frames]
+    if outside:
+        raise DataError(f"{path} has {info.num_frames} frames; there is no frame {outside[0]}")
+    if not chosen:
+        return np.zeros((0, info.height, info.width, 3), np.uint8)
+    frames: np.ndarray = _with_fallback(
+        str(path), decoder, lambda p: _read_decord(p, chosen), lambda p: _read_pyav(p, chosen)
+    )
+    return frames
+
+
+def _with_fallback(path: str, decoder: Decoder, first: Any, second: Any) -> Any:
+    if not Path(path).is_file():
+        raise DataError(f"video {path} does not exist")
+    if decoder != "pyav":
+        try:
+            return first(path)
+        except _decord_errors() as error:
+            if decoder == "decord":
+                raise DataError(f"decord cannot read {path}: {error}") from error
+            _log_fallback(str(error).strip().splitlines()[0][:200])
+    import av
+
+    try:
+        return second(path)
+    except (av.FFmpegError, ValueError, IndexError) as error:
+        raise DataError(f"{path} cannot be decoded as a video: {error}") from error
+
+
+@functools.cache
+def _log_fallback(reason: str) -> None:
+    logger.warning("decord fails (%s); PyAV decodes instead", reason)
+
+
+def _decord_errors() -> tuple[type[Exception], ...]:
+    try:
+        import decord
+    except (ImportError, OSError):
+        return (ImportError, OSError)
+    return (decord.DECORDError, RuntimeError, OSError, IndexError)
+
+
+def _open_decord(path: str) -> Any:
+    import decord
+
+    return decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
+
+
+def _probe_decord(path: str) -> VideoInfo:
+    reader = _open_decord(path)
+    height, width = reader[0].shape[:2]
+    starts = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0].astype(float)
+    return _info(starts.tolist(), float(reader.get_avg_fps()), width, height)
+
+
+def _read_decord(path: str, indices: list[int]) -> np.ndarray:
+    frames = _open_decord(path).get_batch(indices).asnumpy()
+    return np.asarray(frames, np.uint8)
+
+
+def _probe_pyav(path: str) -> VideoInfo:
+    import av
+
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        starts, size = [], (0, 0)
+        for frame in container.decode(stream):
+            starts.append(float(frame.time or 0.0))
+            size = (frame.width, frame.height)
+        rate = float(stream.average_rate or 0.0)
+    return _info(starts, rate, *size)
+
+
+def _read_pyav(path: str, indices: list[int]) -> np.ndarray:
+    import av
+
+    wanted, found = set(indices), {}
+    with av.open(path) as container:
+        for number, frame in enumerate(container.decode(container.streams.video[0])):
+            if number in wanted:
+                found[number] = frame.to_ndarray(format="rgb24")
+            if len(found) == len(wanted):
+                break
+    return np.stack([found[index] for index in indices])
+
+
+def _info(starts: list[float], fps: float, width: int, height: int) -> VideoInfo:
+    if not starts:
+        raise ValueError("no frame in it")
+    if fps <= 0 and len(starts) > 1:
+        fps = (len(starts) - 1) / (starts[-1] - starts[0])
+    return VideoInfo(
+        num_frames=len(starts),
+        fps=fps,
+        width=int(width),
+        height=int(height),
+        times_s=tuple(round(start - starts[0], 6) for start in starts),
+    )
