@@ -62,13 +62,23 @@ class EnvConfig:
     video_min_pixels: int = 16 * 28 * 28
     """Per frame."""
     video_total_pixels: int = 3584 * 28 * 28
-    """Over all frames of a video."""
+    """Over all frames of a video, counted as Qwen does: two frames share one temporal patch."""
     image_min_pixels: int = 4 * 28 * 28
     image_max_pixels: int = 1280 * 28 * 28
     frames_per_span: int = 1
     """Image grounding: frames of the span that are asked about, each a prompt of its own."""
     coordinates: Literal["auto", "absolute", "relative_1000"] = "auto"
     """"auto": pixels of the resized frame for Qwen2.5-VL, 0..1000 for Qwen2-VL and Qwen3-VL."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts and rates that show nothing."""
+        for name, value in (
+            ("num_frames", 1 if self.num_frames is None else self.num_frames),
+            ("fps", self.fps),
+            ("max_frames", self.max_frames),
+            ("frames_per_span", self.frames_per_span),
+        ):
+            _require(value > 0, f"env.{name} is {value}, expected a number above 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,7 +162,9 @@ class TrainConfig:
     num_iterations: int = 1
     """Optimizer steps per batch of rollouts."""
     gradient_accumulation_steps: int = 1
-    """Micro-batches per optimizer step; the loss is exactly that of one batch."""
+    """Micro-batches per optimizer step, at least; the loss is exactly that of one batch."""
+    max_tokens_per_micro_batch: int = 16384
+    """Padded tokens that go through the policy at once; larger groups are split, exactly."""
     importance_sampling_correction: Literal["none", "token_truncate", "sequence_truncate"] = (
         "token_truncate"
     )
@@ -178,6 +190,14 @@ class TrainConfig:
     save_total_limit: int = 2
     eval_steps: int = 0
     """Evaluate greedily every so many steps; 0 only at the start and the end."""
+
+    def __post_init__(self) -> None:
+        """Refuse a clip that would silence the loss."""
+        _require(
+            self.loss_type != "cispo" or (self.epsilon_high or 0.0) >= 1.0,
+            f"train.loss_type cispo caps the ratio itself at train.epsilon_high, found "
+            f"{self.epsilon_high}, which cuts every token; set train.epsilon_high >= 1 (TRL: 5.0)",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,9 +10,12 @@ from pathlib import Path
 from scenerl.configs.schema import EnvConfig
 from scenerl.envs.family import ModelFamily
 from scenerl.envs.records import MediaRef
-from scenerl.preprocess.records import Media, Span
+from scenerl.preprocess.media import open_media
+from scenerl.preprocess.records import DataError, Media, Span
+from scenerl.preprocess.resize import count_frames, fit_video, sample_frame_indices, smart_resize
 
-_MIN_FRAMES = 2
+_MAX_FRAME_TOKENS = 768
+"""Largest video frame that Qwen-VL takes, in merged patches."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,18 +53,18 @@ def media_facts(media: Media, data_root: str | Path) -> MediaFacts:
         The facts, cut to `media.frame_indices` when the sample names its frames.
 
     Raises:
-        ValueError: When the media names no file, or a frame that the video does not have.
+        DataError: When the media names no file, or a frame that the video does not have.
     """
     name = media.scene if media.scene is not None else media.video
     if name is None:
-        raise ValueError("a sample's media names neither a scene nor a video; give one of the two")
+        raise DataError("a sample's media names neither a scene nor a video; give one of the two")
     facts = _facts(str(Path(data_root) / name))
     if media.frame_indices is None:
         return facts
     position = {index: at for at, index in enumerate(facts.frame_indices)}
     missing = [index for index in media.frame_indices if index not in position]
     if missing:
-        raise ValueError(
+        raise DataError(
             f"{facts.path} has no usable frame {missing[0]} ({len(facts.frame_indices)} usable "
             f"frames, {facts.frame_indices[0]}..{facts.frame_indices[-1]}); correct the sample's "
             "frame_indices"
@@ -76,12 +79,10 @@ def media_facts(media: Media, data_root: str | Path) -> MediaFacts:
 
 @functools.lru_cache(maxsize=4096)
 def _facts(path: str) -> MediaFacts:
-    from scenerl.preprocess.media import open_media
-
     source = open_media(path)
     indices = tuple(source.frame_indices)
     if not indices:
-        raise ValueError(f"{path} has no usable frame; `launch preprocess` says why")
+        raise DataError(f"{path} has no usable frame; `launch preprocess` says why")
     return MediaFacts(
         path=path,
         frame_indices=indices,
@@ -94,20 +95,18 @@ def video_ref(facts: MediaFacts, config: EnvConfig, family: ModelFamily) -> Medi
     """Choose the frames of a video prompt and their size.
 
     The frames are spread evenly from the first to the last usable one: `num_frames` of them, or
-    as many as `fps` asks for. Their true times travel along. The size keeps each frame above
-    `video_min_pixels` and all of them together within `video_total_pixels`.
+    as many as `fps` asks for. Their true times travel along. The size follows Qwen's rule for
+    `video_min_pixels` per frame and `video_total_pixels` over all of them.
     """
-    from scenerl.preprocess.resize import smart_resize
-
     chosen = _video_frames(facts, config)
     width, height = facts.native_size
-    budget = config.video_total_pixels // len(chosen)
-    new_height, new_width = smart_resize(
-        height,
-        width,
+    new_height, new_width = fit_video(
+        len(chosen),
+        (height, width),
         factor=family.factor,
         min_pixels=config.video_min_pixels,
-        max_pixels=max(budget, int(config.video_min_pixels * 1.05)),
+        max_pixels=_MAX_FRAME_TOKENS * family.factor**2,
+        total_pixels=config.video_total_pixels,
     )
     return MediaRef(
         kind="video",
@@ -120,23 +119,21 @@ def video_ref(facts: MediaFacts, config: EnvConfig, family: ModelFamily) -> Medi
     )
 
 
-def _video_frames(facts: MediaFacts, config: EnvConfig) -> list[int]:
+def _video_frames(facts: MediaFacts, config: EnvConfig) -> tuple[int, ...]:
     """Positions of the frames to show; `fps` gives an even number, for patches of two frames."""
     available = len(facts.frame_indices)
     if config.num_frames is not None:
         count = min(config.num_frames, available)
+    elif available < 2 or facts.duration_s <= 0:
+        count = available
     else:
-        asked = min(round(facts.duration_s * config.fps), config.max_frames)
-        count = min(max(_MIN_FRAMES, asked - asked % 2), available)
-    if count == 1:
-        return [0]
-    return [round(at * (available - 1) / (count - 1)) for at in range(count)]
+        video_fps = available / facts.duration_s
+        count = count_frames(available, video_fps, fps=config.fps, max_frames=config.max_frames)
+    return sample_frame_indices(available, count)
 
 
 def image_ref(facts: MediaFacts, at: int, config: EnvConfig, family: ModelFamily) -> MediaRef:
     """Make the reference of one frame, resized within the image limits of the config."""
-    from scenerl.preprocess.resize import smart_resize
-
     width, height = facts.native_size
     new_height, new_width = smart_resize(
         height,

@@ -1,64 +1,37 @@
 """What an answer scores in an evaluation. A reply that cannot be parsed scores 0."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
+
+import torch
 
 from scenerl.envs.records import Answer, BoxAnswer, ParseError, Prompt, SpanAnswer, TextAnswer
 from scenerl.envs.text_match import is_exact_match
+from scenerl.kernels.iou import box_giou, box_iou, span_iou
 from scenerl.preprocess.records import Box2D, Span
 
 TIME_RECALLS: Final = (0.3, 0.5, 0.7)
 
 
-def temporal_iou(span_s: Span, true_s: Span) -> float:
-    """Return the intersection over union of two spans; 0 when both have no length.
-
-    Two spans that do not meet score 0, and one that meets the other is divided by the hull, which
-    is then the union (TimeZero, arXiv:2503.13377).
-    """
-    overlap = max(0.0, min(span_s[1], true_s[1]) - max(span_s[0], true_s[0]))
-    union = max(span_s[1], true_s[1]) - min(span_s[0], true_s[0])
-    return overlap / union if union > 0 else 0.0
-
-
-def best_temporal_iou(span_s: Span, true_spans_s: Iterable[Span]) -> float:
+def best_temporal_iou(span_s: Span, true_spans_s: Sequence[Span]) -> float:
     """Return the IoU with the nearest of several true spans: naming any one of them is right."""
-    return max((temporal_iou(span_s, true_s) for true_s in true_spans_s), default=0.0)
+    if not true_spans_s:
+        return 0.0
+    return float(span_iou(_tensor(span_s), _tensor(true_spans_s)).max())
 
 
-def box_iou(box: Box2D, true_box: Box2D) -> float:
-    """Return the intersection over union of two boxes on one pixel grid; 0 without area."""
-    overlap = _overlap_area(box, true_box)
-    union = box_area(box) + box_area(true_box) - overlap
-    return overlap / union if union > 0 else 0.0
+def box_iou_px(box_px: Box2D, true_px: Box2D) -> float:
+    """Return the IoU of two boxes on one pixel grid."""
+    return float(box_iou(_tensor(box_px), _tensor(true_px)))
 
 
-def box_giou(box: Box2D, true_box: Box2D) -> float:
-    """Return the generalised IoU in [-1, 1] (arXiv:1902.09630): IoU - (hull - union) / hull."""
-    overlap = _overlap_area(box, true_box)
-    union = box_area(box) + box_area(true_box) - overlap
-    hull = (max(box[2], true_box[2]) - min(box[0], true_box[0])) * (
-        max(box[3], true_box[3]) - min(box[1], true_box[1])
-    )
-    if union <= 0 or hull <= 0:
-        return -1.0
-    return overlap / union - (hull - union) / hull
+def box_giou_px(box_px: Box2D, true_px: Box2D) -> float:
+    """Return the generalised IoU, in [-1, 1], of two boxes on one pixel grid."""
+    return float(box_giou(_tensor(box_px), _tensor(true_px)))
 
 
-def box_area(box: Box2D) -> float:
-    """Return the area of a box, 0 for an inverted one."""
-    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
-
-
-def _overlap_area(box: Box2D, other: Box2D) -> float:
-    return box_area(
-        (
-            max(box[0], other[0]),
-            max(box[1], other[1]),
-            min(box[2], other[2]),
-            min(box[3], other[3]),
-        )
-    )
+def _tensor(values: Sequence[float] | Sequence[Sequence[float]]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def true_box_px(prompt: Prompt) -> Box2D | None:
@@ -82,7 +55,7 @@ def score_answer(answer: Answer | ParseError, prompt: Prompt) -> dict[str, float
     if prompt.task == "image_grounding":
         true_box = true_box_px(prompt)
         if true_box is not None:
-            iou = box_iou(answer.box_px, true_box) if isinstance(answer, BoxAnswer) else 0.0
+            iou = box_iou_px(answer.box_px, true_box) if isinstance(answer, BoxAnswer) else 0.0
             scores = {"box_iou": iou, "acc_0.5": float(iou >= 0.5)}
     elif prompt.task == "temporal_grounding":
         if target.spans_s:
