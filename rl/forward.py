@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from scenerl.rl.policy import stock_model
 from scenerl.rl.token_scores import token_scores
 from scenerl.rollout.records import EncodedPrompt
 
@@ -122,8 +123,7 @@ class PackedPolicy(nn.Module):
     @property
     def stock(self) -> Any:
         """The transformers model, out of its PEFT wrapper when there is one."""
-        get_base_model = getattr(self.policy, "get_base_model", None)
-        return self.policy if get_base_model is None else get_base_model()
+        return stock_model(self.policy)
 
     def forward(
         self, packs: Sequence[Pack], *, run_vision: bool | None = None
@@ -197,7 +197,7 @@ class PackedPolicy(nn.Module):
         features = list(outputs.pooler_output)
         for layer in getattr(outputs, "deepstack_features", None) or ():
             features.extend(layer)
-        return sum((feature.sum() for feature in features), torch.zeros((), device=device)) * 0.0
+        return torch.stack([feature.sum() for feature in features]).sum() * 0.0
 
     def _media_mask(
         self, packs: Sequence[Pack], input_ids: Tensor, blocks: Tensor, num_features: int

@@ -71,5 +71,5 @@ def token_scores(
     Returns:
         Log-probabilities and entropies in nats, float32.
     """
-    logprobs, entropy = _TokenScores.apply(logits, ids, temperature)
+    logprobs, entropy = _TokenScores.apply(logits, ids, temperature)  # type: ignore[no-untyped-call]
     return logprobs, entropy

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from scenerl.envs.records import Prompt
 from scenerl.preprocess.records import Media, Sample, Target
+from scenerl.rl.records import TrainGroup
 from scenerl.rollout.records import EncodedPrompt
 
 VOCAB, IMAGE, VIDEO, VISION_START, VISION_END, EOS = 128, 120, 121, 122, 123, 124
@@ -148,3 +149,26 @@ MEDIA = {
     "video": (("video", (3, 4, 4)),),
     "two media": (("image", (1, 4, 4)), ("video", (2, 6, 4))),
 }
+
+
+def tiny_folder(folder, family: str = "qwen2_5_vl"):
+    """Write a tiny checkpoint and return its path."""
+    tiny_model(family).save_pretrained(folder)
+    return str(folder)
+
+
+def train_group(
+    kind: str = "text", lengths: Sequence[int] = (4, 2, 6), *, family="qwen2_5_vl", seed: int = 0
+) -> TrainGroup:
+    """Make a group with random completions, advantages and engine log-probs."""
+    generator = torch.Generator().manual_seed(2000 + seed)
+    completions = random_completions(lengths, seed=seed)
+    advantages = torch.randn(len(lengths), generator=generator)
+    return TrainGroup(
+        group_id=f"group-{seed}",
+        encoded=encoded_prompt(family, media=MEDIA[kind], num_text=4 + seed, seed=seed),
+        completion_ids=completions,
+        completion_masks=tuple(torch.ones(n, dtype=torch.bool) for n in lengths),
+        advantages=advantages - advantages.mean(),
+        rollout_logprobs=tuple(-3 + torch.randn(n, generator=generator) for n in lengths),
+    )

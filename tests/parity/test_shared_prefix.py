@@ -145,7 +145,7 @@ def test_wrong_number_of_placeholders_is_refused():
 
     encoded = encoded_prompt(media=MEDIA["image"])
     broken = dataclasses.replace(encoded, num_media_tokens=5)
-    with pytest.raises(ValueError, match="has 6 media placeholders in its ids, but .* counted 5"):
+    with pytest.raises(ValueError, match=r"has 6 media placeholders in its ids, but .* counted 5"):
         PackedPolicy(tiny_model())(
             [Pack(encoded=broken, completion_ids=random_completions(LENGTHS))]
         )
