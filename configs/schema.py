@@ -271,6 +271,10 @@ class ClusterConfig:
     cpus: int | None = None
     """CPU cores to use; None takes all."""
     threads_per_actor: int = 1
+    num_encoders: int = 1
+    """Processes that decode media and run the processor."""
+    object_store_gib: float | None = None
+    """Shared memory for pixels and weights on their way; None lets Ray take its share."""
     start_timeout_s: float = 300.0
     step_timeout_s: float = 1800.0
 

@@ -154,10 +154,10 @@ class LocalFleet:
     def sync_weights(self) -> None:
         """Load the learner's weights into the engine."""
         version = self._trainer.policy_version
-        before = self._engine.checksum()
+        if version == self.engine_version:
+            return
         self._engine.load_weights(self._trainer.weights(), version)
         check_sync([self._engine.policy_version], [self._engine.checksum()], version)
-        logger.debug("weights %d in the engine, checksum was %s", version, before)
         self.engine_version = version
 
     def save(self, folder: Path) -> None:
@@ -167,6 +167,7 @@ class LocalFleet:
     def load(self, folder: Path) -> None:
         """Restore the learner and sync the engine."""
         load_learner(self._trainer, folder)
+        self.engine_version = -1
         self.sync_weights()
 
     def close(self) -> None:

@@ -1,0 +1,268 @@
+"""The Ray actors of a run: encoders, engines, learners. Each is a thin shell around its part.
+
+No actor is restarted or detached: state lives on the disk, and a run that lost an actor starts
+again from its last commit. Pixels travel as NumPy arrays through the object store, written once
+and read in place by engine and learner; weights travel once, to all engines.
+"""
+
+import dataclasses
+import os
+import socket
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from scenerl.configs.schema import ModelConfig, RolloutConfig, TrainConfig
+from scenerl.envs.records import Prompt
+from scenerl.rl.fleet import EncodeFailure, encode_one, save_learner_state
+from scenerl.rl.records import TrainBatch, UpdateResult
+from scenerl.rollout.records import Completion, EncodedPrompt, Group
+
+WEIGHT_CHUNK_BYTES = 1 << 30
+"""Weights are put into the object store in pieces of about this size."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ActorConfig:
+    """What every actor of a run needs to know."""
+
+    model: ModelConfig
+    rollout: RolloutConfig
+    train: TrainConfig
+    seed: int
+    threads: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Rank:
+    """Which learner an actor is."""
+
+    rank: int
+    world_size: int
+    address: str | None = None
+    """host:port of rank 0, when there are several."""
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class EncoderActor:
+    """Turns prompts into tensors."""
+
+    def __init__(self, config: ActorConfig) -> None:
+        """Load tokenizer and processor."""
+        from scenerl.rollout.encode import Encoder
+
+        _use_threads(config.threads)
+        self._encoder = Encoder(config.model.path)
+        self._max_prompt_length = config.rollout.max_prompt_length
+
+    def ready(self) -> bool:
+        """Answer once the actor is up."""
+        return True
+
+    @ray.method(num_returns=2)
+    def encode(self, prompt: Prompt) -> tuple[EncodedPrompt | EncodeFailure, Any]:
+        """Return the encoded prompt without its pixels, and the pixels as an object of their own.
+
+        The second object is read in place by whoever needs it and never passes the driver.
+        """
+        encoded = encode_one(self._encoder, prompt, self._max_prompt_length)
+        if isinstance(encoded, EncodeFailure):
+            return encoded, None
+        pixels = encoded.pixel_values
+        array = None if pixels is None else pixels.contiguous().numpy()
+        return dataclasses.replace(encoded, pixel_values=None), array
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class EngineActor:
+    """One engine replica."""
+
+    def __init__(self, config: ActorConfig, devices: tuple[int, ...] | None = None) -> None:
+        """Load the engine.
+
+        Args:
+            config: Model and rollout settings.
+            devices: GPUs that learners own and this engine shares; None uses those Ray gives.
+        """
+        if devices is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+        _use_threads(config.threads)
+        from scenerl.rollout.engine import make_engine
+
+        self._engine = make_engine(config.model.path, config.model, config.rollout)
+
+    def ready(self) -> int:
+        """Return the policy version."""
+        return self._engine.policy_version
+
+    def generate(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        seeds: Sequence[Sequence[int]],
+        temperature: float | None,
+        *pixels: np.ndarray | None,
+    ) -> list[list[Completion]]:
+        """Complete prompts whose pixels come as separate objects."""
+        whole = [_with_pixels(p, array) for p, array in zip(prompts, pixels, strict=True)]
+        return self._engine.generate(whole, seeds, temperature=temperature)
+
+    def load_weights(self, chunks: Sequence[Any], version: int, timeout_s: float) -> str:
+        """Take new weights from the object store and return the engine's checksum."""
+        self._engine.load_weights(_unpack_weights(chunks, timeout_s), version)
+        return self._engine.checksum()
+
+    def version(self) -> int:
+        """Return the policy version that the engine holds."""
+        return self._engine.policy_version
+
+    def close(self) -> None:
+        """Release the engine."""
+        self._engine.close()
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class LearnerActor:
+    """One learner rank."""
+
+    def __init__(self, config: ActorConfig, rank: Rank) -> None:
+        """Load the policy for training."""
+        _use_threads(config.threads)
+        self._rank = rank
+        self._learner = make_learner(config, rank)
+
+    def ready(self) -> int:
+        """Return the policy version."""
+        return self._learner.policy_version
+
+    def devices(self) -> list[int]:
+        """Return the GPUs that Ray gave this actor."""
+        found = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+        return [int(name) for name in found]
+
+    def logprobs(self, groups: Sequence[Group], *pixels: np.ndarray | None) -> list[list[Any]]:
+        """Score rollouts whose pixels come as separate objects."""
+        whole = [
+            dataclasses.replace(group, encoded=_with_pixels(group.encoded, array))
+            for group, array in zip(groups, pixels, strict=True)
+        ]
+        return self._learner.logprobs(whole)
+
+    def update(self, batches: Sequence[TrainBatch], *pixels: np.ndarray | None) -> UpdateResult:
+        """Train; pixels come in the order of the groups over all batches."""
+        arrays = iter(pixels)
+        whole = [
+            dataclasses.replace(
+                batch,
+                groups=tuple(
+                    dataclasses.replace(group, encoded=_with_pixels(group.encoded, next(arrays)))
+                    for group in batch.groups
+                ),
+            )
+            for batch in batches
+        ]
+        return self._learner.update(whole)
+
+    def put_weights(self) -> list[Any]:
+        """Put the weights into the object store; rank 0 returns the references."""
+        references, chunk, size = [], [], 0
+        for name, tensor in self._learner.weights():
+            if self._rank.rank != 0:
+                continue
+            chunk.append(_pack_tensor(name, tensor))
+            size += chunk[-1][3].nbytes
+            if size >= WEIGHT_CHUNK_BYTES:
+                references.append(ray.put(chunk))
+                chunk, size = [], 0
+        if chunk:
+            references.append(ray.put(chunk))
+        return references
+
+    def save(self, folder: str) -> int:
+        """Write this rank's state, and the model on rank 0; returns the policy version."""
+        self._learner.save_model(Path(folder) / "model")
+        save_learner_state(self._learner.state_dict(), Path(folder), self._rank.rank)
+        return self._learner.policy_version
+
+    def load(self, folder: str) -> int:
+        """Restore this rank; returns the policy version."""
+        from scenerl.rl.fleet import load_learner
+
+        load_learner(self._learner, Path(folder), self._rank.rank)
+        return self._learner.policy_version
+
+    def close(self) -> None:
+        """Release the learner."""
+        self._learner.close()
+
+
+@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
+def free_address() -> str:
+    """Return host:port of a free port on the node where this runs."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
+
+
+def make_learner(config: ActorConfig, rank: Rank) -> Any:
+    """Build the learner that `train.learner` names."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.train.learner == "torch":
+        from scenerl.rl.learner_torch import TorchLearner
+
+        return TorchLearner(
+            config.model, config.train, config.rollout, seed=config.seed, device=device
+        )
+    from scenerl.rl.learner_deepspeed import DeepSpeedLearner
+
+    return DeepSpeedLearner(
+        config.model,
+        config.train,
+        config.rollout,
+        seed=config.seed,
+        rank=rank.rank,
+        world_size=rank.world_size,
+        address=rank.address,
+    )
+
+
+def _use_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _with_pixels(encoded: EncodedPrompt, array: np.ndarray | None) -> EncodedPrompt:
+    """Put the pixels back, without a copy."""
+    import torch
+
+    if array is None:
+        return encoded
+    with warnings.catch_warnings():
+        # Arrays of the object store are read-only; nobody writes into pixels.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return dataclasses.replace(encoded, pixel_values=torch.from_numpy(array))
+
+
+def _pack_tensor(name: str, tensor: Any) -> tuple[str, str, tuple[int, ...], np.ndarray]:
+    """Return a tensor as bytes: NumPy has no bfloat16."""
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), flat
+
+
+def _unpack_weights(chunks: Sequence[Any], timeout_s: float) -> Iterator[tuple[str, Any]]:
+    import torch
+
+    for reference in chunks:
+        for name, dtype, shape, flat in ray.get(reference, timeout=timeout_s):
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+                tensor = torch.from_numpy(flat).view(getattr(torch, dtype)).reshape(shape)
+            yield name, tensor

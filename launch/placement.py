@@ -1,0 +1,175 @@
+"""Put the actors of a plan where the plan says: one placement group, every wait with a deadline.
+
+Colocated on GPUs, an engine and a learner share one device, half each. An engine over several
+GPUs shares those of as many learners. On a CPU every actor has a bundle of its own.
+"""
+
+import dataclasses
+from typing import Any
+
+import ray
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from scenerl.configs.schema import RunConfig
+from scenerl.launch.actors import (
+    ActorConfig,
+    EncoderActor,
+    EngineActor,
+    LearnerActor,
+    Rank,
+    free_address,
+)
+from scenerl.launch.fleet import ResourceError, wait_for
+from scenerl.launch.plan import Plan
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Slot:
+    """Where one actor goes."""
+
+    bundle: int
+    cpus: float
+    gpus: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Bundles to reserve, and the slot of every actor."""
+
+    bundles: tuple[dict[str, float], ...]
+    learners: tuple[Slot, ...]
+    engines: tuple[Slot, ...]
+    encoders: tuple[Slot, ...]
+    engine_learners: tuple[tuple[int, ...], ...] = ()
+    """Learners whose GPUs each engine uses, when it has several and shares them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Placed:
+    """Started actors, not yet loaded."""
+
+    group: Any
+    learners: list[Any]
+    engines: list[Any]
+    encoders: list[Any]
+
+
+def layout(config: RunConfig, plan: Plan, *, with_learner: bool) -> Layout:
+    """Turn a plan into bundles and slots.
+
+    Raises:
+        ResourceError: If engines over several GPUs are to share more of them than learners have.
+    """
+    learners = plan.role("learner").count if with_learner else 0
+    engines, width = plan.role("engine").count, config.rollout.tensor_parallel_size
+    cpus = float(config.cluster.threads_per_actor)
+    encoders = config.cluster.num_encoders
+    if not plan.total_gpus:
+        total = learners + engines + encoders
+        slots = [Slot(bundle=i, cpus=cpus, gpus=0) for i in range(total)]
+        bundles = tuple({"CPU": cpus} for _ in range(total))
+        shared: tuple[tuple[int, ...], ...] = ()
+        first, second = slots[:learners], slots[learners : learners + engines]
+        return Layout(
+            bundles=bundles,
+            learners=tuple(first),
+            engines=tuple(second),
+            encoders=tuple(slots[learners + engines :]),
+        )
+    if plan.colocate and with_learner:
+        if width > 1 and engines * width > learners:
+            raise ResourceError(
+                f"{engines} engines over {width} GPUs each share {engines * width} GPUs with "
+                f"{learners} learners; set cluster.num_learners to {engines * width} or more, or "
+                "cluster.colocate=false"
+            )
+        devices = max(learners, engines * width)
+        gpu_bundles = [{"GPU": 1.0, "CPU": 2 * cpus} for _ in range(devices)]
+        learner_slots = [Slot(bundle=i, cpus=cpus, gpus=0.5) for i in range(learners)]
+        engine_slots = [
+            Slot(bundle=e * width, cpus=cpus, gpus=0.5 if width == 1 else 0) for e in range(engines)
+        ]
+        shared = tuple(
+            tuple(range(e * width, (e + 1) * width)) for e in range(engines if width > 1 else 0)
+        )
+    else:
+        gpu_bundles = [{"GPU": 1.0, "CPU": cpus} for _ in range(learners)]
+        gpu_bundles += [{"GPU": float(width), "CPU": cpus} for _ in range(engines)]
+        learner_slots = [Slot(bundle=i, cpus=cpus, gpus=1) for i in range(learners)]
+        engine_slots = [Slot(bundle=learners + e, cpus=cpus, gpus=width) for e in range(engines)]
+        shared = ()
+    first_encoder = len(gpu_bundles)
+    return Layout(
+        bundles=(*gpu_bundles, *({"CPU": cpus} for _ in range(encoders))),
+        learners=tuple(learner_slots),
+        engines=tuple(engine_slots),
+        encoders=tuple(Slot(bundle=first_encoder + i, cpus=cpus, gpus=0) for i in range(encoders)),
+        engine_learners=shared,
+    )
+
+
+def place(config: RunConfig, plan: Plan, *, with_learner: bool) -> Placed:
+    """Reserve the bundles and start the actors.
+
+    Raises:
+        ResourceError: If the cluster does not have the bundles before the deadline.
+    """
+    cluster = config.cluster
+    where = layout(config, plan, with_learner=with_learner)
+    group = placement_group(list(where.bundles), strategy="PACK")
+    if not group.wait(timeout_seconds=cluster.start_timeout_s):
+        found = {name: n for name, n in ray.cluster_resources().items() if name in ("CPU", "GPU")}
+        ray.util.remove_placement_group(group)
+        raise ResourceError(
+            f"the run needs the bundles {list(where.bundles)}, the cluster has {found} in all and "
+            f"did not free them within {cluster.start_timeout_s:.0f} s; lower "
+            "cluster.num_learners, rollout.num_engines or cluster.num_encoders"
+        )
+    actor_config = ActorConfig(
+        model=config.model,
+        rollout=config.rollout,
+        train=config.train,
+        seed=config.seed,
+        threads=cluster.threads_per_actor,
+    )
+
+    def options(slot: Slot) -> dict[str, Any]:
+        strategy = PlacementGroupSchedulingStrategy(
+            placement_group=group, placement_group_bundle_index=slot.bundle
+        )
+        return {"num_cpus": slot.cpus, "num_gpus": slot.gpus, "scheduling_strategy": strategy}
+
+    count, address = len(where.learners), None
+    if count > 1:
+        strategy = options(where.learners[0])["scheduling_strategy"]
+        call = free_address.options(scheduling_strategy=strategy).remote()
+        address = wait_for(call, "an address for the learners", cluster.start_timeout_s)
+    learners = [
+        LearnerActor.options(**options(slot)).remote(
+            actor_config, Rank(rank=rank, world_size=count, address=address)
+        )
+        for rank, slot in enumerate(where.learners)
+    ]
+    devices = _shared_devices(where, learners, cluster.start_timeout_s)
+    engines = [
+        EngineActor.options(**options(slot)).remote(actor_config, devices[number])
+        for number, slot in enumerate(where.engines)
+    ]
+    encoders = [
+        EncoderActor.options(**options(slot)).remote(actor_config) for slot in where.encoders
+    ]
+    return Placed(group=group, learners=learners, engines=engines, encoders=encoders)
+
+
+def _shared_devices(
+    where: Layout, learners: list[Any], timeout_s: float
+) -> list[tuple[int, ...] | None]:
+    """Ask the learners for the GPUs that engines over several of them share."""
+    if not where.engine_learners:
+        return [None] * len(where.engines)
+    found = [
+        wait_for(learner.devices.remote(), f"learner {rank}: its GPU", timeout_s)
+        for rank, learner in enumerate(learners)
+    ]
+    return [tuple(found[rank][0] for rank in ranks) for ranks in where.engine_learners]
