@@ -65,8 +65,14 @@ class CheckpointStore:
         self.keep = max(keep, 2)
         self._may_write = may_write
         root.mkdir(parents=True, exist_ok=True)
-        for left in root.glob("tmp.*"):
-            shutil.rmtree(left, ignore_errors=True)
+        self._remove_leftovers()
+
+    @classmethod
+    def read_only(cls, root: Path) -> "CheckpointStore":
+        """Open the commits of a run that another process may be writing; nothing is touched."""
+        store = cls.__new__(cls)
+        store.root, store.keep, store._may_write = root, 2, lambda: False
+        return store
 
     @contextlib.contextmanager
     def write(self, step: int, metrics: dict[str, float] | None = None) -> Iterator[Path]:
@@ -167,6 +173,10 @@ class CheckpointStore:
             target.rename(self.root / f"tmp.old.{uuid.uuid4().hex}")
         folder.rename(target)
         sync_folder(self.root)
+
+    def _remove_leftovers(self) -> None:
+        for left in self.root.glob("tmp.*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def _retire(self) -> None:
         pointer = self.root / "best.json"
