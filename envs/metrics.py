@@ -48,14 +48,17 @@ def score_answer(answer: Answer | ParseError, prompt: Prompt) -> dict[str, float
         ``{"temporal_iou", "recall_0.3", "recall_0.5", "recall_0.7"}`` for temporal grounding
         (recall counts IoU >= threshold, as VideoChat-R1 does), ``{"box_iou", "acc_0.5"}`` for
         image grounding, ``{"exact_match"}`` for question answering, and always ``"parsed"``.
-        Empty when the target does not say what is true.
+        Empty when the target does not say what is true. A frame of a sample with boxes that has
+        none itself was looked at in vain (the span was wrong): it scores 0.
     """
     target = prompt.sample.target
     scores: dict[str, float] = {}
     if prompt.task == "image_grounding":
         true_box = true_box_px(prompt)
-        if true_box is not None:
-            iou = box_iou_px(answer.box_px, true_box) if isinstance(answer, BoxAnswer) else 0.0
+        if target.boxes_px:
+            iou = 0.0
+            if isinstance(answer, BoxAnswer) and true_box is not None:
+                iou = box_iou_px(answer.box_px, true_box)
             scores = {"box_iou": iou, "acc_0.5": float(iou >= 0.5)}
     elif prompt.task == "temporal_grounding":
         if target.spans_s:

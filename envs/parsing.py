@@ -152,13 +152,14 @@ def to_native_pixels(box: Box2D, grid: tuple[int, int], native: tuple[int, int])
     Returns:
         The box in native pixels, or None when nothing of it lies inside the frame.
     """
-    scale_x, scale_y = native[0] / grid[0], native[1] / grid[1]
-    x0, x1 = (min(max(x * scale_x, 0.0), float(native[0])) for x in (box[0], box[2]))
-    y0, y1 = (min(max(y * scale_y, 0.0), float(native[1])) for y in (box[1], box[3]))
+    width, height = float(native[0]), float(native[1])
+    x0, x1 = (min(max(x * width / grid[0], 0.0), width) for x in (box[0], box[2]))
+    y0, y1 = (min(max(y * height / grid[1], 0.0), height) for y in (box[1], box[3]))
     return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 
 
 def from_native_pixels(box: Box2D, grid: tuple[int, int], native: tuple[int, int]) -> Box2D:
     """Scale a box from the native frame to the grid that the policy writes in."""
-    scale_x, scale_y = grid[0] / native[0], grid[1] / native[1]
-    return box[0] * scale_x, box[1] * scale_y, box[2] * scale_x, box[3] * scale_y
+    x0, x1 = (x * grid[0] / native[0] for x in (box[0], box[2]))
+    y0, y1 = (y * grid[1] / native[1] for y in (box[1], box[3]))
+    return x0, y0, x1, y1
