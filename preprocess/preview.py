@@ -1,6 +1,6 @@
 """A contact sheet: frames of a few scenes with the boxes of their samples drawn in."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,34 +13,33 @@ EDGE_COLORS = ((255, 64, 64), (64, 200, 64), (80, 120, 255), (250, 200, 0), (240
 
 
 def write_preview(
-    path: Path, root: str | Path, samples: Sequence[Sample], *, num_scenes: int
+    path: Path, root: str | Path, scenes: Mapping[str, Sequence[Sample]], *, num_scenes: int
 ) -> None:
     """Write a picture of scenes, one row each, with every sample's box and question.
 
     Args:
         path: PNG to write.
         root: The data folder.
-        samples: Samples whose scenes are shown, in order.
+        scenes: Scene folder in it -> samples to draw.
         num_scenes: Number of rows.
+
+    Raises:
+        ValueError: If there is no scene.
     """
     from PIL import Image
 
-    scenes: dict[str, list[Sample]] = {}
-    for sample in samples:
-        if sample.media.scene is not None:
-            scenes.setdefault(sample.media.scene, []).append(sample)
     rows = [
-        _scene_row(Path(root) / scene, chosen)
-        for scene, chosen in list(scenes.items())[:num_scenes]
+        _scene_row(Path(root) / scene, samples)
+        for scene, samples in list(scenes.items())[:num_scenes]
     ]
     if not rows:
-        raise ValueError(f"no sample of {root} has a scene to draw")
+        raise ValueError(f"there is no scene of {root} to draw")
     width = max(row.shape[1] for row in rows)
     rows = [np.pad(row, ((0, 6), (0, width - row.shape[1]), (0, 0))) for row in rows]
     Image.fromarray(np.concatenate(rows)).save(path)
 
 
-def _scene_row(folder: Path, samples: list[Sample]) -> np.ndarray:
+def _scene_row(folder: Path, samples: Sequence[Sample]) -> np.ndarray:
     from PIL import Image, ImageDraw
 
     indices = sorted(int(file.stem) for file in (folder / "color").iterdir())

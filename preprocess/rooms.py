@@ -15,7 +15,7 @@ from scenerl.preprocess.rooms_layout import Piece, Room, furnish
 from scenerl.preprocess.rooms_queries import Query, Sighting, room_queries
 from scenerl.preprocess.rooms_render import RenderedRoom, RoomRenderer
 from scenerl.preprocess.scene_writer import SceneWriter, folder_hash
-from scenerl.preprocess.store import Skipped, write_samples
+from scenerl.preprocess.store import SceneEntry, Skipped, write_samples
 from scenerl.preprocess.visibility import instance_boxes, visible_spans
 
 logger = logging.getLogger(__name__)
@@ -76,10 +76,9 @@ class RoomsConfig:
 class MadeRoom:
     """What one room yields."""
 
-    scene_id: str
+    scene: SceneEntry
     samples: tuple[Sample, ...]
     skipped: tuple[Skipped, ...]
-    sha256: str
     attempts: int
 
 
@@ -200,17 +199,22 @@ def make_room(output: Path, config: RoomsConfig, split: str, number: int) -> Mad
     skipped = [
         Skipped(
             dataset=DATASET,
-            item=f"{scene_id}: {s.name} ({s.piece.object_id})",
+            scene_id=scene_id,
+            item=f"object {s.piece.object_id}, {s.name}",
             reason="never seen well" if not s.spans_s else "seen in several stretches",
         )
         for s in sightings
         if not s.is_target
     ]
     return MadeRoom(
-        scene_id=scene_id,
+        scene=SceneEntry(
+            scene_id=scene_id,
+            dataset=DATASET,
+            sha256=folder_hash(folder),
+            frames=config.num_frames,
+        ),
         samples=tuple(samples),
         skipped=tuple(skipped),
-        sha256=folder_hash(folder),
         attempts=attempts,
     )
 
@@ -248,15 +252,15 @@ def make_rooms(
     jobs = [(root, config, split, n) for split, count in config.rooms for n in range(count)]
     samples: list[Sample] = []
     skipped: list[Skipped] = []
-    hashes: dict[str, str] = {}
+    scenes: list[SceneEntry] = []
     attempts = 0
     for done, made in enumerate(_made(jobs, config.workers), start=1):
         samples += made.samples
         skipped += made.skipped
-        hashes[made.scene_id] = made.sha256
+        scenes.append(made.scene)
         attempts += made.attempts
         if progress is not None:
             progress(done, len(jobs))
-    write_samples(root, samples, skipped, scene_hashes=hashes)
+    write_samples(root, samples, skipped, scenes)
     logger.info("%d rooms in %d attempts, %d samples", len(jobs), attempts, len(samples))
     return samples

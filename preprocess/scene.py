@@ -227,9 +227,14 @@ class Scene:
         if index not in self._files.instance:
             return np.zeros((height, width), np.uint16)
         with Image.open(self._files.instance[index]) as image:
-            if image.size != self.color_size:
-                image = image.resize(self.color_size, Image.Resampling.NEAREST)
-            return np.asarray(image).astype(np.uint16)
+            fitting = image if image.size == self.color_size else _shrink(image, self.color_size)
+            return np.asarray(fitting).astype(np.uint16)
+
+
+def _shrink(image: Any, size: tuple[int, int]) -> Any:
+    from PIL import Image
+
+    return image.resize(size, Image.Resampling.NEAREST)
 
 
 def direction(value: Any) -> np.ndarray:

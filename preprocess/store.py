@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from scenerl.preprocess.records import DataError, Media, Sample, Target
 
@@ -23,9 +23,23 @@ class Skipped:
     """Something that did not become a sample, and why."""
 
     dataset: str
+    scene_id: str
     item: str
-    """Scene, frame or query."""
+    """Frame, object or query."""
     reason: str
+    """Short and countable."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SceneEntry:
+    """A scene folder of the manifest."""
+
+    scene_id: str
+    dataset: str
+    sha256: str
+    frames: int
+    """Usable frames."""
 
 
 def sample_to_row(sample: Sample) -> dict[str, Any]:
@@ -250,68 +264,78 @@ def write_samples(
     root: str | Path,
     samples: Sequence[Sample],
     skipped: Sequence[Skipped] = (),
+    scenes: Sequence[SceneEntry] = (),
     *,
-    scene_hashes: dict[str, str] | None = None,
+    replace: Literal["datasets", "scenes"] = "datasets",
 ) -> None:
     """Write samples and the manifest into a prepared folder.
 
-    Samples of other data sets already there stay; those of the same data sets are replaced.
-
     Args:
         root: The data folder.
-        samples: All samples of their data sets, any splits.
+        samples: Samples of any data sets and splits.
         skipped: What was left out and why; goes into the manifest.
-        scene_hashes: Scene id -> hash of its folder, for the manifest.
+        scenes: The scene folders, for the manifest.
+        replace: What of the folder's earlier content goes: all of the same data sets, or only
+            what belongs to the same scenes. Everything else stays.
 
     Raises:
         DataError: If a sample is broken, an id repeats, or a scene is in two splits.
     """
     root = Path(root)
     (root / "samples").mkdir(parents=True, exist_ok=True)
-    written = {sample.dataset for sample in samples} | {item.dataset for item in skipped}
-    merged, rejected, hashes = _kept(root, written)
-    merged += samples
-    rejected += [asdict(item) for item in skipped]
-    hashes.update(scene_hashes or {})
+    items: tuple[Sample | Skipped | SceneEntry, ...] = (*samples, *skipped, *scenes)
+    written: set[str | None] = {
+        item.dataset if replace == "datasets" else item.scene_id for item in items
+    }
+    kept = _kept(root, written, replace)
+    merged = [*kept[0], *samples]
     _check_new(merged, root)
-    splits = {}
-    for split in sorted({sample.split for sample in merged}):
-        chosen = [sample for sample in merged if sample.split == split]
-        content = _parquet(chosen)
-        file = f"samples/{split}.parquet"
-        _write_atomically(root / file, content)
-        scenes = sorted({s.scene_id for s in chosen if s.scene_id is not None})
-        splits[split] = {
-            "file": file,
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "samples": len(chosen),
-            "datasets": dict(sorted(Counter(s.dataset for s in chosen).items())),
-            "kinds": dict(sorted(Counter(s.kind for s in chosen).items())),
-            "scenes": scenes,
-        }
-    used = {sample.scene_id for sample in merged}
+    rejected = [*kept[1], *(asdict(item) for item in skipped)]
+    entries = {row["scene_id"]: row for row in (*kept[2], *(asdict(item) for item in scenes))}
     manifest = {
         "format": FORMAT,
         "version": VERSION,
-        "splits": splits,
-        "scene_sha256": {name: hashes[name] for name in sorted(hashes) if name in used},
-        "skipped_reasons": dict(sorted(Counter(item["reason"] for item in rejected).items())),
+        "splits": {
+            split: _write_split(root, split, [sample for sample in merged if sample.split == split])
+            for split in sorted({sample.split for sample in merged})
+        },
+        "scenes": [entries[name] for name in sorted(entries)],
+        "skipped_reasons": dict(sorted(Counter(row["reason"] for row in rejected).items())),
         "skipped": rejected,
     }
     text = json.dumps(manifest, indent=1) + "\n"
     _write_atomically(root / "manifest.json", text.encode())
 
 
-def _kept(root: Path, written: set[str]) -> tuple[list[Sample], list[Any], dict[str, str]]:
-    """Return what a folder already holds of other data sets."""
+def _write_split(root: Path, split: str, samples: list[Sample]) -> dict[str, Any]:
+    """Write one Parquet file and return its row of the manifest."""
+    content = _parquet(samples)
+    file = f"samples/{split}.parquet"
+    _write_atomically(root / file, content)
+    return {
+        "file": file,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "samples": len(samples),
+        "datasets": dict(sorted(Counter(s.dataset for s in samples).items())),
+        "kinds": dict(sorted(Counter(s.kind for s in samples).items())),
+        "scenes": sorted({s.scene_id for s in samples if s.scene_id is not None}),
+    }
+
+
+def _kept(
+    root: Path, written: set[str | None], replace: str
+) -> tuple[list[Sample], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return what stays of a folder: samples, skipped rows, scene rows."""
     if not (root / "manifest.json").is_file():
-        return [], [], {}
+        return [], [], []
+    key = "dataset" if replace == "datasets" else "scene_id"
     manifest = read_manifest(root)
     samples = [
         sample
         for split in manifest["splits"]
         for sample in read_samples(root, split)
-        if sample.dataset not in written
+        if getattr(sample, key) not in written
     ]
-    skipped = [item for item in manifest["skipped"] if item["dataset"] not in written]
-    return samples, skipped, dict(manifest["scene_sha256"])
+    skipped = [row for row in manifest["skipped"] if row[key] not in written]
+    scenes = [row for row in manifest.get("scenes", ()) if row[key] not in written]
+    return samples, skipped, scenes

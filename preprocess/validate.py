@@ -14,13 +14,28 @@ MIN_MEDIAN_DEPTH_M = 0.1
 MAX_MEDIAN_DEPTH_M = 20.0
 MIN_VALID_SHARE = 0.02
 """A depth image with a smaller share of valid pixels is useless."""
-MIN_AGREEMENT = 0.35
+MIN_AGREEMENT = 0.5
 """Neighbouring frames of a good recording agree in more of the pixels that both see."""
+CLEAR_AGREEMENT = 0.9
+"""With more agreement than this between distant frames no other convention is tried."""
 MIN_OVERLAP = 0.15
 """Share of pixels that must fall into the neighbour for the comparison to say anything."""
-AGREE_SHARE = 0.05
+AGREE_SHARE = 0.03
 """Two depths agree when they differ by less than this share of the depth."""
 POINTS = 1500
+MIN_PAIRS = 5
+MAX_PAIRS = 40
+DEPTH_MISTAKES = {
+    0.1: "10 times too large",
+    0.2: "5 times too large",
+    0.25: "4 times too large",
+    0.5: "2 times too large",
+    2.0: "2 times too small",
+    4.0: "4 times too small",
+    5.0: "5 times too small",
+    10.0: "10 times too small",
+}
+"""Correcting factor -> what is wrong."""
 
 
 class DepthFrames(Protocol):
@@ -120,81 +135,106 @@ def check_images(scene: DepthFrames) -> tuple[list[Problem], dict[int, np.ndarra
     return problems, depths
 
 
-def _agreements(
+def _pair_agreements(
+    scene: DepthFrames,
+    depths: dict[int, np.ndarray],
+    poses: dict[int, np.ndarray],
+    pairs: list[tuple[int, int]],
+) -> list[float]:
+    """Return the agreement of each pair of frames that overlap."""
+    shares = []
+    for one, two in pairs:
+        relative = np.linalg.inv(poses[two]) @ poses[one]
+        share = agreement(depths[one], depths[two], scene.intrinsics_depth, relative)
+        if share is not None:
+            shares.append(share)
+    return shares
+
+
+def _neighbour_agreements(
     scene: DepthFrames, depths: dict[int, np.ndarray], poses: dict[int, np.ndarray]
 ) -> dict[int, float]:
     """Return each frame's best agreement with the frames before and after it."""
-    order = sorted(depths)
     best: dict[int, float] = {}
-    for one, two in itertools.pairwise(order):
-        relative = np.linalg.inv(poses[two]) @ poses[one]
-        for frame, other, motion in ((one, two, relative), (two, one, np.linalg.inv(relative))):
-            share = agreement(depths[frame], depths[other], scene.intrinsics_depth, motion)
-            if share is not None:
-                best[frame] = max(best.get(frame, 0.0), share)
+    for one, two in itertools.pairwise(sorted(depths)):
+        for pair in ((one, two), (two, one)):
+            for share in _pair_agreements(scene, depths, poses, [pair]):
+                best[pair[0]] = max(best.get(pair[0], 0.0), share)
     return best
 
 
 def check_poses(scene: DepthFrames, depths: dict[int, np.ndarray]) -> list[Problem]:
-    """Compare every frame with its neighbours through depth and poses.
+    """Compare frames with each other through depth and poses.
 
-    A frame that agrees with neither neighbour is a problem; when most frames are, the reason says
-    which other convention would agree.
+    A frame that agrees with neither neighbour is a problem. When another convention of poses or
+    depth would make the whole recording agree better, every frame is one, and the reason says
+    which convention.
     """
     poses = {index: scene.camera_to_world(index) for index in depths}
-    best = _agreements(scene, depths, poses)
+    best = _neighbour_agreements(scene, depths, poses)
     bad = [index for index, share in best.items() if share < MIN_AGREEMENT]
-    if not bad:
-        return []
-    hint = ""
-    if len(bad) > len(best) / 2:
-        found = _explain(scene, depths, poses)
-        hint = f"; {found}" if found else "; do poses, depth and intrinsics belong together?"
+    hint = _explain(scene, depths, poses)
+    if hint is not None:
+        return [
+            Problem(frame_index=index, code="wrong_convention", reason=hint)
+            for index in sorted(depths)
+        ]
     return [
         Problem(
             frame_index=index,
             code="frames_disagree",
             reason=f"{100 * best[index]:.0f} % of its depth pixels agree with its neighbours, "
-            f"expected at least {100 * MIN_AGREEMENT:.0f} %{hint}",
+            f"expected at least {100 * MIN_AGREEMENT:.0f} %",
         )
         for index in bad
     ]
 
 
+def _far_pairs(scene: DepthFrames, depths: dict[int, np.ndarray]) -> list[tuple[int, int]]:
+    """Return pairs of frames between which the camera moves enough to show a wrong scale."""
+    order = sorted(depths)
+    poses = {index: scene.camera_to_world(index) for index in depths}
+    for distance in (6, 3, 1):
+        pairs = list(zip(order, order[distance:], strict=False))
+        pairs = pairs[:: max(1, len(pairs) // MAX_PAIRS)]
+        if len(_pair_agreements(scene, depths, poses, pairs)) >= MIN_PAIRS:
+            return pairs
+    return list(itertools.pairwise(order))
+
+
 def _explain(
     scene: DepthFrames, depths: dict[int, np.ndarray], poses: dict[int, np.ndarray]
 ) -> str | None:
-    """Try the usual mistakes and name the one that makes the frames agree."""
+    """Try the usual mistakes; name one that fits much better than what the files say."""
+    pairs = _far_pairs(scene, depths)
+    stated = _pair_agreements(scene, depths, poses, pairs)
+    stated_share = float(np.median(stated)) if stated else 0.0
+    if stated_share > CLEAR_AGREEMENT:
+        return None
     flip = np.diag([1.0, -1.0, -1.0, 1.0])
-    guesses: list[tuple[str, dict[int, np.ndarray], float]] = [
-        ("the poses are world-to-camera: invert them", _map(poses, np.linalg.inv), 1.0),
-        (
-            "the poses have OpenGL axes: negate their columns y and z",
-            _map(poses, lambda p: p @ flip),
-            1.0,
+    inverted = {index: np.linalg.inv(pose) for index, pose in poses.items()}
+    flipped = {index: pose @ flip for index, pose in poses.items()}
+    guesses = [
+        ("the poses seem to be world-to-camera; invert them", inverted, 1.0),
+        ("the poses seem to have OpenGL axes; negate their columns y and z", flipped, 1.0),
+        *(
+            (f"the depth seems {text}; correct depth_scale in scene.json", poses, factor)
+            for factor, text in DEPTH_MISTAKES.items()
         ),
     ]
-    for factor in (0.001, 0.1, 0.2, 0.25, 4.0, 5.0, 10.0, 1000.0):
-        text = f"the depth is {factor:g} times too small: divide depth_scale by {factor:g}"
-        guesses.append((text, poses, factor))
+    winner, winner_share = None, max(stated_share + 0.12, 0.75)
     for text, guess, factor in guesses:
         scaled = {index: depth * factor for index, depth in depths.items()}
-        shares = list(_agreements(scene, scaled, guess).values())
-        if shares and float(np.median(shares)) > 0.6:
-            return text
-    return None
-
-
-def _map(poses: dict[int, np.ndarray], change: "Change") -> dict[int, np.ndarray]:
-    return {index: change(pose) for index, pose in poses.items()}
-
-
-class Change(Protocol):
-    """Another reading of a pose."""
-
-    def __call__(self, pose: np.ndarray, /) -> np.ndarray:
-        """Return the pose in the usual convention."""
-        ...
+        shares = _pair_agreements(scene, scaled, guess, pairs)
+        share = float(np.median(shares)) if len(shares) >= MIN_PAIRS else 0.0
+        if share > winner_share:
+            winner, winner_share = text, share
+    if winner is None:
+        return None
+    return (
+        f"distant frames agree in {100 * stated_share:.0f} % of their depth pixels, but in "
+        f"{100 * winner_share:.0f} % with another convention: {winner}"
+    )
 
 
 def check_content(scene: DepthFrames) -> list[Problem]:
