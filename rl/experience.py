@@ -52,6 +52,8 @@ class Experience:
     scores: tuple[tuple[Score, ...], ...]
     draws: tuple[Draw, ...]
     refills: int
+    reward_metrics: dict[str, float]
+    """What the rewards logged, and their faults in this step."""
     seconds: dict[str, float]
 
 
@@ -124,6 +126,7 @@ class ExperienceMaker:
         scores: list[tuple[Score, ...]] = []
         draws: list[Draw] = []
         version = self._fleet.engine_version
+        faults_before = Counter(self._scorer.counters)
         missing, rounds = self._config.prompts_per_step, 0
         while missing > 0 and rounds <= self._config.max_refills:
             rounds += 1
@@ -132,7 +135,7 @@ class ExperienceMaker:
             with watch.measure("rollout"):
                 made = self._generate(step, encoded)
             with watch.measure("reward"):
-                scores += [tuple(row) for row in self._scorer.score(made)]
+                scores += [tuple(row) for row in self._scorer.score(made, step=step)]
             groups += made
             draws += drawn
             useful = sum(has_spread(row, self._config.zero_spread_tolerance) for row in scores)
@@ -146,6 +149,7 @@ class ExperienceMaker:
             scores=tuple(scores),
             draws=tuple(draws),
             refills=rounds - 1,
+            reward_metrics=self._reward_metrics(faults_before),
             seconds=watch.seconds,
         )
 
@@ -185,8 +189,15 @@ class ExperienceMaker:
             scores=tuple(tuple(Score(**item) for item in row["scores"]) for row in rows),
             draws=tuple(Draw(**row) for row in journal["draws"]),
             refills=journal["refills"],
+            reward_metrics=dict(journal["reward_metrics"]),
             seconds={},
         )
+
+    def _reward_metrics(self, faults_before: Counter[str]) -> dict[str, float]:
+        """Return what the rewards logged since the last call, and their new faults."""
+        new = Counter(self._scorer.counters) - faults_before
+        faults = {f"reward/{name}": float(n) for name, n in new.items() if n}
+        return {f"reward/{name}": v for name, v in self._scorer.drain_metrics().items()} | faults
 
     def _draw(self, position: int, count: int) -> tuple[dict[str, EncodedPrompt], list[Draw], int]:
         """Draw samples until `count` prompts are encoded; group id -> encoded prompt."""
@@ -278,6 +289,7 @@ def journal_of(experience: Experience) -> dict[str, Any]:
         "end_position": experience.end_position,
         "policy_version": experience.policy_version,
         "refills": experience.refills,
+        "reward_metrics": experience.reward_metrics,
         "draws": [plain(draw) for draw in experience.draws],
         "groups": [
             {

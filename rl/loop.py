@@ -128,12 +128,13 @@ class Trainer:
         metrics = {
             **rollout_metrics(experience.groups, experience.scores),
             **report.metrics(),
+            **experience.reward_metrics,
             **(result.metrics if result else {}),
             **gate,
             "rollout/staleness": float(self._staleness_of(experience, result)),
             "rollout/refills": float(experience.refills),
             "policy/version": float(self._fleet.policy_version),
-            **{f"{name}": seconds for name, seconds in experience.seconds.items()},
+            **experience.seconds,
             **watch.seconds,
         }
         metrics["time/step_s"] = time.perf_counter() - started

@@ -11,6 +11,7 @@ from typing import Any
 
 from scenerl.envs.records import ParseError
 from scenerl.rewards.records import Score
+from scenerl.rewards.scorer import score_metrics
 from scenerl.rl.run_dir import RunDir
 from scenerl.rl.trackers import Tracker
 from scenerl.rollout.records import Group, Rollout
@@ -66,33 +67,20 @@ def rollout_metrics(groups: Sequence[Group], scores: Sequence[Sequence[Score]]) 
         scores: The scores of each group's rollouts.
 
     Returns:
-        Means of the total reward and of each part, and fractions of truncated, unparsable and
-        unscored rollouts. A part that applied to no rollout is absent.
+        What `rewards.scorer.score_metrics` returns, and the share of each parse error.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    flat = [score for row in scores for score in row]
-    values = [score.value for score in flat if score.value is not None]
-    lengths = [len(rollout.completion.completion_ids) for rollout in rollouts]
+    values = [score.value for row in scores for score in row if score.value is not None]
+    lengths = [float(len(rollout.completion.completion_ids)) for rollout in rollouts]
     errors = Counter(r.answer.reason for r in rollouts if isinstance(r.answer, ParseError))
-    metrics = {
-        "reward/mean": _mean(values),
+    return {
+        **score_metrics(scores),
         "reward/std": statistics.pstdev(values) if values else math.nan,
-        "rollout/truncated_fraction": _mean([float(r.completion.is_truncated) for r in rollouts]),
-        "rollout/parse_error_fraction": _mean(
-            [float(isinstance(r.answer, ParseError)) for r in rollouts]
-        ),
-        "rollout/unscored_fraction": _mean([float(score.value is None) for score in flat]),
-        "rollout/completion_tokens": _mean([float(length) for length in lengths]),
+        "rollout/parse_error_fraction": sum(errors.values()) / max(len(rollouts), 1),
+        "rollout/completion_tokens": statistics.fmean(lengths) if lengths else math.nan,
         "rollout/groups": float(len(groups)),
+        **{f"parse_error/{why}": n / len(rollouts) for why, n in sorted(errors.items())},
     }
-    for name in sorted({name for score in flat for name in score.parts}):
-        parts = [score.parts.get(name) for score in flat]
-        present = [part for part in parts if part is not None]
-        if present:
-            metrics[f"reward/{name}"] = _mean(present)
-    for reason, count in sorted(errors.items()):
-        metrics[f"parse_error/{reason}"] = count / len(rollouts)
-    return metrics
 
 
 def rollout_rows(
@@ -153,7 +141,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
     return value
-
-
-def _mean(values: Sequence[float]) -> float:
-    return statistics.fmean(values) if values else math.nan
