@@ -111,6 +111,8 @@ def resolve_config(arguments: argparse.Namespace, command: str) -> RunConfig:
             f"env.name is {config.env.name}, which is what `launch {other}` trains; use that "
             f"command, or a recipe of {command}"
         )
+    if config.from_run is None:
+        return config
     given = {text.partition("=")[0].strip() for text in overrides}
     from scenerl.launch.session import take_from_run
 
