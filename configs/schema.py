@@ -301,7 +301,7 @@ class LiftConfig:
     max_depth_m: float = 10.0
     edge_jump_m: float = 0.1
     """A depth pixel beside a jump larger than this is a flying pixel and is left out; 0 keeps."""
-    min_view_share: float = 0.25
+    min_view_share: float = 0.5
     """A voxel stays when at least this share of the frames that could see it agree."""
     surface_tolerance_m: float = 0.05
     """Depth error under which a frame still sees a voxel on its surface."""
@@ -309,8 +309,11 @@ class LiftConfig:
     outlier_std_ratio: float = 2.0
     """Statistical outlier removal; 0 neighbours switches it off."""
     component_radius_m: float = 0.1
-    """Points nearer than this are connected; the largest component is the object; 0 keeps all."""
-    box_trim: float = 0.002
+    """Points nearer than this are connected; the strongest component is the object; 0 keeps all."""
+    component_min_share: float = 0.3
+    """A further component stays with at least this share of the strongest one's evidence, so that
+    a lamp keeps its foot when the pole is too thin to see; 1 keeps only the strongest."""
+    box_trim: float = 0.001
     """Share of the object's pixels that may lie outside the box at each of its six sides."""
 
 

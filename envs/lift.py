@@ -1,13 +1,11 @@
 """Masks through depth and poses to one object in metres.
 
     masks -> points (masked pixels with depth, flying pixels left out) -> voxels on one world grid
-    -> voxels that enough views agree on -> statistical outliers out -> largest component -> box
+    -> voxels that enough views agree on -> statistical outliers out -> strong components -> box
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,13 +13,11 @@ from torch import Tensor
 from scenerl.configs.schema import LiftConfig
 from scenerl.envs.records import LiftedObject
 from scenerl.kernels.box_fit import fit_box
-from scenerl.kernels.clean import keep_largest_component, keep_statistical, view_votes
+from scenerl.kernels.clean import keep_strong_components, keep_statistical, view_votes
 from scenerl.kernels.unproject import flying_pixels, grid_pixels, unproject
 from scenerl.kernels.voxel import voxel_index, voxel_mean
 from scenerl.preprocess.records import Box3D
-
-if TYPE_CHECKING:
-    from scenerl.preprocess.scene import Scene
+from scenerl.preprocess.scene import Scene
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -55,7 +51,7 @@ class _Cloud:
 
 
 def lift_masks(
-    scene: "Scene",
+    scene: Scene,
     masks: Mapping[int, np.ndarray],
     label: str,
     config: LiftConfig,
@@ -102,7 +98,7 @@ def lift_masks(
 
 
 def load_views(
-    scene: "Scene", masks: Mapping[int, np.ndarray], config: LiftConfig, device: str = "cpu"
+    scene: Scene, masks: Mapping[int, np.ndarray], config: LiftConfig, device: str = "cpu"
 ) -> Views:
     """Read depth and pose of the masked frames and bring the masks onto the depth grid.
 
@@ -135,7 +131,7 @@ def load_views(
     )
 
 
-def check_masks(scene: "Scene", masks: Mapping[int, np.ndarray]) -> None:
+def check_masks(scene: Scene, masks: Mapping[int, np.ndarray]) -> None:
     """Refuse masks of unknown frames or of another size.
 
     Raises:
@@ -157,7 +153,7 @@ def check_masks(scene: "Scene", masks: Mapping[int, np.ndarray]) -> None:
             )
 
 
-def _fuse(scene: "Scene", views: Views, points: Tensor, pixels: Tensor, voxel_m: float) -> _Cloud:
+def _fuse(scene: Scene, views: Views, points: Tensor, pixels: Tensor, voxel_m: float) -> _Cloud:
     frame, v, u = pixels.unbind(dim=1)
     row, column = views.color_row[v, u], views.color_column[v, u]
     colors = torch.zeros_like(points)
@@ -192,8 +188,11 @@ def _clean(points: Tensor, views: Views, config: LiftConfig) -> Tensor:
         keep[left[~stays]] = False
     if config.component_radius_m > 0:
         left = keep.nonzero()[:, 0]
-        stays = keep_largest_component(
-            points[left], config.component_radius_m, weights=marks[left].to(points.dtype)
+        stays = keep_strong_components(
+            points[left],
+            config.component_radius_m,
+            weights=marks[left].to(points.dtype),
+            min_share=config.component_min_share,
         )
         keep[left[~stays]] = False
     return keep

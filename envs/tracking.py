@@ -5,15 +5,13 @@ re-projecting tracker (`envs/tracker_reproject.py`) at depth and poses and needs
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from scenerl.configs.schema import TrackerConfig
 from scenerl.preprocess.records import Box2D
-
-if TYPE_CHECKING:
-    from scenerl.preprocess.scene import Scene
+from scenerl.preprocess.scene import Scene
 
 
 class Tracker(Protocol):
@@ -21,7 +19,7 @@ class Tracker(Protocol):
 
     def track(
         self,
-        scene: "Scene",
+        scene: Scene,
         boxes: Mapping[int, Box2D],
         frame_indices: Sequence[int],
         masks: Mapping[int, np.ndarray] | None = None,
@@ -65,7 +63,7 @@ def make_tracker(config: TrackerConfig, device: str = "cpu") -> Tracker:
 
 
 def check_prompts(
-    scene: "Scene",
+    scene: Scene,
     boxes: Mapping[int, Box2D],
     frame_indices: Sequence[int],
     masks: Mapping[int, np.ndarray] | None,

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from scenerl.kernels.neighbors import PAIRS_AT_ONCE, candidate_blocks, neighbor_distances
 from scenerl.kernels.unproject import nearest_pixels, project
+from scenerl.kernels.voxel import voxel_index
 
 
 def keep_statistical(
@@ -41,38 +42,52 @@ def keep_statistical(
 def components(points: Float[Tensor, "n 3"], radius_m: float) -> Int[Tensor, "n"]:
     """Label connected points: two belong together when a chain of steps <= `radius_m` joins them.
 
+    Exact, but most pairs are never looked at: points of one cell with diagonal `radius_m` are
+    connected, so one point of each cell is compared first, and then only what lies outside the
+    largest component so far.
+
     Returns:
         For each point the smallest index of a point in its component.
     """
-    label = torch.arange(len(points), device=points.device)
-    edges = [
-        torch.stack([rows[:, None].expand_as(candidates)[near], candidates[near]])
-        for rows, candidates, valid in candidate_blocks(points, radius_m)
-        for near in [_is_near(points, rows, candidates, radius_m) & valid]
-    ]
-    if not edges:
+    count = len(points)
+    label = torch.arange(count, device=points.device)
+    if count == 0:
         return label
-    first, second = torch.cat(edges, dim=1)
-    while True:
-        smaller = torch.minimum(label[first], label[second])
-        updated = label.scatter_reduce(0, label[first], smaller, "amin")
-        updated = updated.scatter_reduce(0, label[second], smaller, "amin")
-        updated = updated[updated]
-        if torch.equal(updated, label):
-            return label
-        label = updated
+    _, cell, _ = voxel_index(points, radius_m * (1 - 1e-6) / 3**0.5)
+    first = torch.full((int(cell.max()) + 1,), count, device=points.device)
+    first = first.scatter_reduce(0, cell, label, "amin")
+    between = _near_pairs(points[first], radius_m)
+    edges = torch.cat([torch.stack([first[cell], label]), first[between]], dim=1)
+    label = _propagate(label, edges)
+    rest = (label != label.bincount(minlength=count).argmax()).nonzero()[:, 0]
+    return _propagate(label, torch.cat([edges, _near_pairs(points, radius_m, rest)], dim=1))
 
 
-def keep_largest_component(
-    points: Float[Tensor, "n 3"], radius_m: float, weights: Float[Tensor, "n"] | None = None
+def keep_strong_components(
+    points: Float[Tensor, "n 3"],
+    radius_m: float,
+    weights: Float[Tensor, "n"] | None = None,
+    min_share: float = 1.0,
 ) -> Bool[Tensor, "n"]:
-    """Keep the component with the most points, or with the largest sum of weights."""
+    """Keep the component with the largest sum of weights, and those not far behind it.
+
+    Args:
+        points: The cloud.
+        radius_m: Longest step inside a component.
+        weights: Evidence of each point; None counts each once.
+        min_share: A component stays with at least this share of the strongest one's sum; with 1
+            only the strongest stays (the first of equals).
+
+    Returns:
+        Which points stay.
+    """
     if len(points) == 0:
         return torch.ones(0, dtype=torch.bool, device=points.device)
     label = components(points, radius_m)
     weights = points.new_ones(len(points)) if weights is None else weights.to(points.dtype)
     total = points.new_zeros(len(points)).index_add_(0, label, weights)
-    return label == total.argmax()
+    strongest = label == total.argmax()
+    return strongest if min_share >= 1 else strongest | (total[label] >= min_share * total.max())
 
 
 def view_votes(
@@ -111,5 +126,23 @@ def view_votes(
     return could_see, marks
 
 
-def _is_near(points: Tensor, rows: Tensor, candidates: Tensor, radius_m: float) -> Tensor:
-    return (points[rows][:, None] - points[candidates]).norm(dim=2) <= radius_m
+def _near_pairs(points: Tensor, radius_m: float, rows: Tensor | None = None) -> Tensor:
+    """List the pairs [2, pairs] not farther apart than `radius_m`."""
+    pairs = [torch.zeros(2, 0, dtype=torch.int64, device=points.device)]
+    for block, candidates, valid in candidate_blocks(points, radius_m, rows):
+        near = valid & ((points[block][:, None] - points[candidates]).norm(dim=2) <= radius_m)
+        pairs.append(torch.stack([block[:, None].expand_as(candidates)[near], candidates[near]]))
+    return torch.cat(pairs, dim=1)
+
+
+def _propagate(label: Tensor, edges: Tensor) -> Tensor:
+    """Give all points that edges connect the smallest label among them."""
+    first, second = edges
+    while True:
+        smaller = torch.minimum(label[first], label[second])
+        updated = label.scatter_reduce(0, first, smaller, "amin")
+        updated = updated.scatter_reduce(0, second, smaller, "amin")
+        updated = updated[updated]
+        if torch.equal(updated, label):
+            return label
+        label = updated

@@ -13,6 +13,8 @@ from scenerl.kernels.voxel import pack_cells
 
 PAIRS_AT_ONCE = 4_000_000
 """Candidate pairs held in memory at once; a pair takes about 40 bytes."""
+SAMPLE_SIZE = 256
+"""Points from which the size of the grid cells is estimated; it decides speed only."""
 
 
 def neighbor_distances(points: Float[Tensor, "n 3"], count: int) -> Float[Tensor, "n count"]:
@@ -28,7 +30,7 @@ def neighbor_distances(points: Float[Tensor, "n 3"], count: int) -> Float[Tensor
     Returns:
         Distances in ascending order.
     """
-    cell = _typical_spacing(points) * max(2.0, (count / 3.0) ** 0.5)
+    cell = _typical_reach(points, count)
     result = points.new_full((len(points), count), torch.inf)
     for rows, candidates, valid in candidate_blocks(points, cell):
         gap = (points[rows][:, None] - points[candidates]).norm(dim=2)
@@ -43,19 +45,20 @@ def neighbor_distances(points: Float[Tensor, "n 3"], count: int) -> Float[Tensor
 
 
 def candidate_blocks(
-    points: Float[Tensor, "n 3"], cell_m: float
+    points: Float[Tensor, "n 3"], cell_m: float, rows: Int[Tensor, "m"] | None = None
 ) -> Iterator[tuple[Int[Tensor, "rows"], Int[Tensor, "rows c"], Bool[Tensor, "rows c"]]]:
-    """Pair every point with all points of its own and the 26 surrounding grid cells.
+    """Pair points with all points of their own and the 26 surrounding grid cells.
 
     Args:
         points: The cloud.
         cell_m: Edge of a grid cell; every pair nearer than this is among the candidates.
+        rows: Points that are asked about; None asks about all.
 
     Yields:
         (rows, candidates, valid): a block has at most about PAIRS_AT_ONCE entries, and the rows of
         one block have similar numbers of candidates, so that little is padding.
     """
-    if len(points) == 0:
+    if len(points) == 0 or (rows is not None and len(rows) == 0):
         return
     cells = torch.floor((points - points.amin(dim=0)) / cell_m).long() + 1  # [n, 3], border of 1
     extent = cells.amax(dim=0) + 2
@@ -65,24 +68,25 @@ def candidate_blocks(
     steps = torch.arange(-1, 2, device=points.device)
     # Cells that differ only in z are neighbours in the sorted order: 9 runs of 3 cells each.
     offset = (steps[:, None] * extent[1] + steps[None]) * extent[2]  # [3, 3]
-    around = keys[:, None] + offset.reshape(-1)  # [n, 9]
+    asked = torch.arange(len(points), device=points.device) if rows is None else rows
+    around = keys[asked][:, None] + offset.reshape(-1)  # [m, 9]
     first = torch.searchsorted(sorted_keys, around - 1, right=False)
-    counts = torch.searchsorted(sorted_keys, around + 1, right=True) - first  # [n, 9]
+    counts = torch.searchsorted(sorted_keys, around + 1, right=True) - first  # [m, 9]
     total = counts.sum(dim=1)
     by_total = total.argsort()
     start = 0
-    while start < len(points):
-        size = _block_size(total, by_total, start)
-        rows = by_total[start : start + size]
-        yield (rows, *_gather_runs(order, first[rows], counts[rows]))
-        start += size
+    while start < len(asked):
+        block = by_total[start : start + _block_size(total, by_total, start)]
+        yield (asked[block], *_gather_runs(order, first[block], counts[block]))
+        start += len(block)
 
 
-def _typical_spacing(points: Tensor) -> float:
-    """Estimate the distance between neighbours on a surface from the box and the count."""
-    sides = (points.amax(dim=0) - points.amin(dim=0)).sort(descending=True).values
-    area = float(sides[0] * sides[1] + sides[0] * sides[2] + sides[1] * sides[2])
-    return max((area / len(points)) ** 0.5, float(sides[0]) / len(points), 1e-6)
+def _typical_reach(points: Tensor, count: int) -> float:
+    """Return a distance within which most points have `count` neighbours, from an even sample."""
+    sample = points[:: max(1, len(points) // SAMPLE_SIZE)]
+    gap = torch.cdist(sample, points, compute_mode="donot_use_mm_for_euclid_dist")
+    reach = gap.topk(count, largest=False).values[:, -1]
+    return max(float(reach.quantile(0.8)), 1e-9)
 
 
 def _block_size(total: Tensor, by_total: Tensor, start: int) -> int:
