@@ -229,6 +229,9 @@ class TrackerSftConfig:
     """Weights to start from; None starts from random ones."""
     image_steps: int = 1000
     """Optimizer steps on single frames: box to mask."""
+    balance_steps: int = 300
+    """Over these first steps the mask loss goes from equal weight of object and background, without
+    which a fresh model answers "nothing" for long, to the true one."""
     images_per_step: int = 8
     objects_per_image: int = 4
     clip_steps: int = 1500
