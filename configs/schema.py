@@ -227,19 +227,19 @@ class TrackerSftConfig:
     """SAM2 model YAML, or "tiny"."""
     checkpoint: str | None = None
     """Weights to start from; None starts from random ones."""
-    image_steps: int = 1000
+    image_steps: int = 500
     """Optimizer steps on single frames: box to mask."""
-    balance_steps: int = 300
+    balance_steps: int = 200
     """Over these first steps the mask loss goes from equal weight of object and background, without
     which a fresh model answers "nothing" for long, to the true one."""
     images_per_step: int = 8
     objects_per_image: int = 4
-    clip_steps: int = 1500
+    clip_steps: int = 600
     """Then optimizer steps on short clips with memory."""
     clips_per_step: int = 2
-    clip_frames: int = 5
-    learning_rate: float = 8e-4
-    warmup_steps: int = 100
+    clip_frames: int = 4
+    learning_rate: float = 1e-3
+    warmup_steps: int = 50
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     box_jitter: float = 0.15
