@@ -19,6 +19,7 @@ import ray
 from scenerl.configs.schema import ModelConfig, RolloutConfig, TrainConfig
 from scenerl.envs.records import Prompt
 from scenerl.rl.fleet import EncodeFailure, encode_one, save_learner_state
+from scenerl.rl.learner import Learner
 from scenerl.rl.records import TrainBatch, UpdateResult
 from scenerl.rollout.records import Completion, EncodedPrompt, Group
 
@@ -63,7 +64,7 @@ class EncoderActor:
         """Answer once the actor is up."""
         return True
 
-    @ray.method(num_returns=2)
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
     def encode(self, prompt: Prompt) -> tuple[EncodedPrompt | EncodeFailure, Any]:
         """Return the encoded prompt without its pixels, and the pixels as an object of their own.
 
@@ -91,9 +92,12 @@ class EngineActor:
         if devices is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
         _use_threads(config.threads)
+        import torch
+
         from scenerl.rollout.engine import make_engine
 
-        self._engine = make_engine(config.model.path, config.model, config.rollout)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._engine = make_engine(config.model.path, config.model, config.rollout, device=device)
 
     def ready(self) -> int:
         """Return the policy version."""
@@ -199,7 +203,7 @@ class LearnerActor:
         self._learner.close()
 
 
-@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
+@ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
 def free_address() -> str:
     """Return host:port of a free port on the node where this runs."""
     with socket.socket() as probe:
@@ -207,7 +211,7 @@ def free_address() -> str:
         return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
 
 
-def make_learner(config: ActorConfig, rank: Rank) -> Any:
+def make_learner(config: ActorConfig, rank: Rank) -> Learner:
     """Build the learner that `train.learner` names."""
     import torch
 

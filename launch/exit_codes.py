@@ -13,6 +13,7 @@ DONE, BAD_CONFIG, BAD_DATA, NO_RESOURCES, BUG, STOPPED, REFUSED = 0, 64, 65, 69,
 
 _CODES: dict[str, int] = {
     "ConfigError": BAD_CONFIG,
+    "RewardError": BAD_CONFIG,
     "DataError": BAD_DATA,
     "ResourceError": NO_RESOURCES,
     "ActorLostError": STOPPED,

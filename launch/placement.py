@@ -145,19 +145,22 @@ def place(config: RunConfig, plan: Plan, *, with_learner: bool) -> Placed:
         strategy = options(where.learners[0])["scheduling_strategy"]
         call = free_address.options(scheduling_strategy=strategy).remote()
         address = wait_for(call, "an address for the learners", cluster.start_timeout_s)
+    learner_class: Any = LearnerActor
+    engine_class: Any = EngineActor
+    encoder_class: Any = EncoderActor
     learners = [
-        LearnerActor.options(**options(slot)).remote(
+        learner_class.options(**options(slot)).remote(
             actor_config, Rank(rank=rank, world_size=count, address=address)
         )
         for rank, slot in enumerate(where.learners)
     ]
     devices = _shared_devices(where, learners, cluster.start_timeout_s)
     engines = [
-        EngineActor.options(**options(slot)).remote(actor_config, devices[number])
+        engine_class.options(**options(slot)).remote(actor_config, devices[number])
         for number, slot in enumerate(where.engines)
     ]
     encoders = [
-        EncoderActor.options(**options(slot)).remote(actor_config) for slot in where.encoders
+        encoder_class.options(**options(slot)).remote(actor_config) for slot in where.encoders
     ]
     return Placed(group=group, learners=learners, engines=engines, encoders=encoders)
 

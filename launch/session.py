@@ -13,8 +13,8 @@ from scenerl.configs.schema import ConfigError, RunConfig
 from scenerl.envs.family import model_family
 from scenerl.envs.tasks import make_env
 from scenerl.launch.plan import Plan
-from scenerl.preprocess.records import Sample, Span
-from scenerl.preprocess.store import DataError, read_manifest, read_samples
+from scenerl.preprocess.records import DataError, Sample, Span
+from scenerl.preprocess.store import read_manifest, read_samples
 from scenerl.rl.checkpoint import CheckpointStore, Commit
 from scenerl.rl.durable import file_sha256, read_lines, write_json, write_lines
 from scenerl.rl.experience import Task
@@ -37,7 +37,9 @@ def policy_folder(path: str) -> str:
         return str(Path(schema.__file__).parent / "tiny_policy")
     folder = Path(path)
     if not folder.is_dir():
-        return path
+        from huggingface_hub import snapshot_download
+
+        return str(snapshot_download(path))
     if (folder / "config.json").is_file():
         return path
     if (folder / "checkpoints").is_dir():
@@ -132,7 +134,7 @@ def open_fleet(
         learner = TorchLearner(model, config.train, config.rollout, seed=config.seed, device=device)
     return LocalFleet(
         Encoder(model.path),
-        make_engine(model.path, model, config.rollout),
+        make_engine(model.path, model, config.rollout, device=device),
         learner,
         max_prompt_length=config.rollout.max_prompt_length,
     )

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from scenerl.configs.schema import RunConfig
 from scenerl.launch.session import read_predictions
-from scenerl.preprocess.records import Sample, Span
-from scenerl.preprocess.store import DataError
+from scenerl.preprocess.records import DataError, Sample, Span
 from scenerl.rl.durable import write_json
 
 logger = logging.getLogger(__name__)

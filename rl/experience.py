@@ -7,22 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from scenerl.configs.seeding import derive_seed
 from scenerl.envs.records import Prompt
 from scenerl.envs.tasks import Env
-from scenerl.preprocess.records import Sample, Span
+from scenerl.preprocess.records import DataError, Sample, Span
 from scenerl.rewards.records import Score
 from scenerl.rewards.scorer import Scorer
 from scenerl.rl.advantages import reward_spread
 from scenerl.rl.fleet import EncodeFailure, Fleet
 from scenerl.rl.metrics import Stopwatch, plain
 from scenerl.rl.sampler import EpochSampler
-from scenerl.rollout.records import EncodedPrompt, Group
+from scenerl.rollout.records import Completion, EncodedPrompt, Group, Rollout
 
 logger = logging.getLogger(__name__)
-
-
-class DataError(RuntimeError):
-    """The data cannot be trained on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,9 +220,10 @@ class ExperienceMaker:
                 position += 1
             results = self._fleet.encode([prompt for _, prompt in wanted.values()])
             for (group_id, (at, _)), result in zip(wanted.items(), results, strict=True):
-                failed = isinstance(result, EncodeFailure)
-                draws.append(self._record(at, group_id, result.reason if failed else None))
-                if not isinstance(result, EncodeFailure):
+                if isinstance(result, EncodeFailure):
+                    draws.append(self._record(at, group_id, result.reason))
+                else:
+                    draws.append(self._record(at, group_id, None))
                     encoded[group_id] = result
         return encoded, draws, position
 

@@ -44,10 +44,15 @@ class PromptEncoder(Protocol):
 class Fleet(Protocol):
     """Everything that holds weights or makes tensors."""
 
-    policy_version: int
-    """Updates that the learner's weights have seen."""
-    engine_version: int
-    """Updates that the engines' weights have seen."""
+    @property
+    def policy_version(self) -> int:
+        """Updates that the learner's weights have seen."""
+        ...
+
+    @property
+    def engine_version(self) -> int:
+        """Updates that the engines' weights have seen."""
+        ...
 
     def encode(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt | EncodeFailure]:
         """Encode each prompt once; the result may hold its pixels elsewhere (by reference)."""

@@ -218,7 +218,7 @@ class Trainer:
         groups = experience.groups[:GATE_GROUPS]
         with watch.measure("gate"):
             if experience.policy_version != self._fleet.policy_version:
-                groups = self._parts.maker.probe(groups, step)
+                groups = tuple(self._parts.maker.probe(groups, step))
             values = check_logprobs(
                 groups, self._fleet.logprobs(groups), step, self._config.logprob_gate_tolerance
             )
