@@ -242,7 +242,7 @@ def direction(value: Any) -> np.ndarray:
     if isinstance(value, str) and value.lstrip("+-") in ("x", "y", "z"):
         axis = np.eye(3)["xyz".index(value[-1])]
         return np.asarray(-axis if value.startswith("-") else axis)
-    vector = np.asarray(value, np.float64)
+    vector = np.asarray(np.nan if isinstance(value, str) else value, np.float64)
     if vector.shape != (3,) or not np.linalg.norm(vector) > 0:
         raise DataError(f"up is {value!r}; expected three numbers or one of +x -x +y -y +z -z")
     return np.asarray(vector / np.linalg.norm(vector))

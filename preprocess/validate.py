@@ -23,6 +23,7 @@ MIN_OVERLAP = 0.15
 AGREE_SHARE = 0.03
 """Two depths agree when they differ by less than this share of the depth."""
 POINTS = 1500
+UNEXPLAINED = "do they belong together?"
 MIN_PAIRS = 5
 MAX_PAIRS = 40
 DEPTH_MISTAKES = {
@@ -190,51 +191,54 @@ def check_poses(scene: DepthFrames, depths: dict[int, np.ndarray]) -> list[Probl
     ]
 
 
-def _far_pairs(scene: DepthFrames, depths: dict[int, np.ndarray]) -> list[tuple[int, int]]:
-    """Return pairs of frames between which the camera moves enough to show a wrong scale."""
-    order = sorted(depths)
-    poses = {index: scene.camera_to_world(index) for index in depths}
-    for distance in (6, 3, 1):
-        pairs = list(zip(order, order[distance:], strict=False))
-        pairs = pairs[:: max(1, len(pairs) // MAX_PAIRS)]
-        if len(_pair_agreements(scene, depths, poses, pairs)) >= MIN_PAIRS:
-            return pairs
-    return list(itertools.pairwise(order))
+def _guesses(
+    depths: dict[int, np.ndarray], poses: dict[int, np.ndarray]
+) -> list[tuple[str, dict[int, np.ndarray], dict[int, np.ndarray]]]:
+    """Return the usual mistakes: (what is wrong, depths, poses) with it put right."""
+    flip = np.diag([1.0, -1.0, -1.0, 1.0])
+    inverted = {index: np.linalg.inv(pose) for index, pose in poses.items()}
+    flipped = {index: pose @ flip for index, pose in poses.items()}
+    guesses = [
+        ("the poses seem to be world-to-camera; invert them", depths, inverted),
+        ("the poses seem to have OpenGL axes; negate their columns y and z", depths, flipped),
+    ]
+    for factor, mistake in DEPTH_MISTAKES.items():
+        text = f"the depth seems {mistake}; correct depth_scale in scene.json"
+        scaled = {index: depth * factor for index, depth in depths.items()}
+        guesses.append((text, scaled, poses))
+    return guesses
 
 
 def _explain(
     scene: DepthFrames, depths: dict[int, np.ndarray], poses: dict[int, np.ndarray]
 ) -> str | None:
-    """Try the usual mistakes; name one that fits much better than what the files say."""
-    pairs = _far_pairs(scene, depths)
-    stated = _pair_agreements(scene, depths, poses, pairs)
-    stated_share = float(np.median(stated)) if stated else 0.0
-    if stated_share > CLEAR_AGREEMENT:
-        return None
-    flip = np.diag([1.0, -1.0, -1.0, 1.0])
-    inverted = {index: np.linalg.inv(pose) for index, pose in poses.items()}
-    flipped = {index: pose @ flip for index, pose in poses.items()}
-    guesses = [
-        ("the poses seem to be world-to-camera; invert them", inverted, 1.0),
-        ("the poses seem to have OpenGL axes; negate their columns y and z", flipped, 1.0),
-        *(
-            (f"the depth seems {text}; correct depth_scale in scene.json", poses, factor)
-            for factor, text in DEPTH_MISTAKES.items()
-        ),
-    ]
-    winner, winner_share = None, max(stated_share + 0.12, 0.75)
-    for text, guess, factor in guesses:
-        scaled = {index: depth * factor for index, depth in depths.items()}
-        shares = _pair_agreements(scene, scaled, guess, pairs)
-        share = float(np.median(shares)) if len(shares) >= MIN_PAIRS else 0.0
-        if share > winner_share:
-            winner, winner_share = text, share
-    if winner is None:
-        return None
-    return (
-        f"distant frames agree in {100 * stated_share:.0f} % of their depth pixels, but in "
-        f"{100 * winner_share:.0f} % with another convention: {winner}"
-    )
+    """Name what is wrong when distant frames disagree; None when they do not.
+
+    The farther two frames are apart, the better they show a wrong scale, but the fewer overlap.
+    """
+    order, guesses, last = sorted(depths), _guesses(depths, poses), None
+    for distance in (6, 3, 1):
+        pairs = list(zip(order, order[distance:], strict=False))
+        pairs = pairs[:: max(1, len(pairs) // MAX_PAIRS)]
+        stated = _pair_agreements(scene, depths, poses, pairs)
+        if len(stated) < MIN_PAIRS:
+            continue
+        stated_share = float(np.median(stated))
+        if stated_share > CLEAR_AGREEMENT:
+            return None
+        best_share, best_text = max(stated_share + 0.12, 0.75), UNEXPLAINED
+        for text, guessed_depths, guessed_poses in guesses:
+            shares = _pair_agreements(scene, guessed_depths, guessed_poses, pairs)
+            share = float(np.median(shares)) if len(shares) >= MIN_PAIRS else 0.0
+            if share > best_share:
+                best_share, best_text = share, f"{100 * share:.0f} % would agree if right: {text}"
+        found = f"frames {distance} apart agree in {100 * stated_share:.0f} % of their depth pixels"
+        reason = f"depth and poses do not fit: {found}; {best_text}"
+        if best_text != UNEXPLAINED:
+            return reason
+        if stated_share < MIN_AGREEMENT and last is None:
+            last = reason
+    return last
 
 
 def check_content(scene: DepthFrames) -> list[Problem]:
