@@ -17,11 +17,13 @@ from scenerl.configs.schema import RunConfig, TrackerConfig, TrackerSftConfig
 from scenerl.configs.seeding import derive_seed
 from scenerl.envs.sam2_model import Sam2Model, build_sam2
 from scenerl.envs.tracker_sam2 import Sam2Tracker
+from scenerl.envs.tracking import Tracker
 from scenerl.rl.tracker_clips import (
     ClipBatch,
     ClipSampler,
     draw_shape,
     eval_objects,
+    jittered_box,
     mask_box,
     single_frame,
 )
@@ -62,6 +64,8 @@ class TrackerScores:
     false_positive_rate: float
     """Share of the frames without the object that get a mask."""
     num_objects: int
+    num_frames: int
+    """Frames tracked, over all objects."""
 
 
 def run_clips(model: Sam2Model, batch: ClipBatch) -> list[FrameOutput]:
@@ -206,16 +210,31 @@ def save_tracker(model: torch.nn.Module, path: Path) -> None:
 
 
 def evaluate_tracker(
-    tracker: Sam2Tracker, scenes: "list[Scene]", num_objects: int, min_pixels: int
+    tracker: Tracker,
+    scenes: "list[Scene]",
+    num_objects: int,
+    min_pixels: int,
+    *,
+    box_jitter: float = 0.0,
 ) -> TrackerScores:
-    """Track held-out objects through their rooms from one true box each."""
+    """Track held-out objects through their rooms from one box each.
+
+    Args:
+        tracker: What is measured.
+        scenes: Held-out rooms; they take turns.
+        num_objects: Objects in all.
+        min_pixels: Frames that show less of the object are left out, unless they show nothing.
+        box_jitter: Largest shift of the box's edges as a share of the box; 0 gives the true box.
+    """
+    rng = np.random.default_rng(derive_seed("evaluate tracker", num_objects))
     prompted: list[float] = []
     propagated: list[float] = []
     false: list[float] = []
-    count = 0
+    count = num_frames = 0
     for scene, _, frame, truth in eval_objects(scenes, num_objects, min_pixels):
-        found = tracker.track(scene, {frame: mask_box(truth[frame])}, scene.frame_indices)
-        count += 1
+        box = jittered_box(rng, mask_box(truth[frame]), box_jitter, scene.color_size)
+        found = tracker.track(scene, {frame: box}, scene.frame_indices)
+        count, num_frames = count + 1, num_frames + len(truth)
         for index, mask in truth.items():
             guess = found.get(index, np.zeros_like(mask))
             if not mask.any():
@@ -228,6 +247,7 @@ def evaluate_tracker(
         propagated_iou=float(np.mean(propagated)),
         false_positive_rate=float(np.mean(false)) if false else 0.0,
         num_objects=count,
+        num_frames=num_frames,
     )
 
 
@@ -257,9 +277,8 @@ def train_tracker(config: RunConfig) -> TrackerScores:
         TrackerConfig(checkpoint=str(folder / "model.safetensors"), config=settings.config),
         device=device,
     )
-    scores = evaluate_tracker(
-        tracker, held_out.scenes, settings.num_eval_objects, settings.min_pixels
-    )
+    scenes = [held_out.scene(number) for number in range(len(held_out.paths))]
+    scores = evaluate_tracker(tracker, scenes, settings.num_eval_objects, settings.min_pixels)
     summary = {**asdict(scores), "train_seconds": round(seconds), "seed": config.seed}
     (folder / "eval.json").write_text(json.dumps(summary, indent=1) + "\n")
     logger.info("held-out rooms: %s", summary)

@@ -84,18 +84,28 @@ def sloppy_box(rng: np.random.Generator, box: Box2D, jitter: float, size: tuple[
         jitter: Largest shift of an edge as a share of the box's side.
         size: (width, height) of the frame, to which the result is clipped.
     """
-    x0, y0, x1, y1 = box
-    sides = np.array([x1 - x0, y1 - y0, x1 - x0, y1 - y0])
     kind = rng.random()
     if kind < 0.15:
-        shift = np.zeros(4)
-    elif kind < 0.8:
-        shift = rng.uniform(-jitter, jitter, 4) * sides
-    else:
-        shift = rng.uniform(0.0, 2 * jitter, 4) * sides * np.array([-1, -1, 1, 1])
-    moved = np.array(box) + shift
-    moved = np.clip(moved, 0, np.array([size[0], size[1], size[0], size[1]]))
-    return (float(moved[0]), float(moved[1]), float(moved[2]), float(moved[3]))
+        return box
+    if kind < 0.8:
+        return jittered_box(rng, box, jitter, size)
+    width, height = box[2] - box[0], box[3] - box[1]
+    shift = rng.uniform(0.0, 2 * jitter, 4) * (-width, -height, width, height)
+    return _clip_box(np.array(box) + shift, size)
+
+
+def jittered_box(
+    rng: np.random.Generator, box: Box2D, jitter: float, size: tuple[int, int]
+) -> Box2D:
+    """Return a box with each edge moved by up to `jitter` times the box's side."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    shift = rng.uniform(-jitter, jitter, 4) * (width, height, width, height)
+    return _clip_box(np.array(box) + shift, size)
+
+
+def _clip_box(box: np.ndarray, size: tuple[int, int]) -> Box2D:
+    x0, y0, x1, y1 = np.clip(box, 0, [size[0], size[1], size[0], size[1]])
+    return (float(x0), float(y0), float(x1), float(y1))
 
 
 def mask_box(mask: np.ndarray) -> Box2D:
@@ -108,20 +118,27 @@ class ClipSampler:
     """Draws batches of clips from the rooms of a split."""
 
     def __init__(self, root: str, split: str, config: TrackerSftConfig, image_size: int) -> None:
-        """Open the scenes of a split.
+        """List the scenes of a split; each is opened when it is first drawn.
 
         Raises:
-            ValueError: If the split has no scene with instance images.
+            ValueError: If the split has no scene.
         """
         self.config = config
         self.image_size = image_size
         names = {sample.media.scene for sample in read_samples(root, split)}
-        self.scenes = [Scene.open(Path(root) / name) for name in sorted(filter(None, names))]
-        if not self.scenes:
+        self.paths = [Path(root) / name for name in sorted(filter(None, names))]
+        self.opened: dict[int, Scene] = {}
+        if not self.paths:
             raise ValueError(
                 f"{root}: split {split!r} has no scene; "
                 "a tracker is trained on `launch preprocess rooms --output DIR`"
             )
+
+    def scene(self, number: int) -> Scene:
+        """Return a scene of the split, opened once."""
+        if number not in self.opened:
+            self.opened[number] = Scene.open(self.paths[number])
+        return self.opened[number]
 
     def draw(
         self, rng: np.random.Generator, shape: ClipShape, num_clips: int, num_objects: int
@@ -142,7 +159,7 @@ class ClipSampler:
         self, rng: np.random.Generator, shape: ClipShape, num_objects: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         for _ in range(1000):
-            scene = self.scenes[int(rng.integers(len(self.scenes)))]
+            scene = self.scene(int(rng.integers(len(self.paths))))
             frames = self._frames(rng, scene, shape)
             if frames is None:
                 continue
