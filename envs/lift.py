@@ -1,11 +1,12 @@
 """Masks through depth and poses to one object in metres.
 
-    masks -> points (masked pixels with depth, flying pixels left out) -> voxels on one world grid
-    -> voxels that enough views agree on -> statistical outliers out -> strong components -> box
+masks -> points (masked pixels with depth, flying pixels left out) -> voxels on one world grid
+-> voxels that enough views agree on -> statistical outliers out -> strong components -> box
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from scenerl.configs.schema import LiftConfig
 from scenerl.envs.records import LiftedObject
 from scenerl.kernels.box_fit import fit_box
-from scenerl.kernels.clean import keep_strong_components, keep_statistical, view_votes
+from scenerl.kernels.clean import keep_statistical, keep_strong_components, view_votes
 from scenerl.kernels.unproject import flying_pixels, grid_pixels, unproject
 from scenerl.kernels.voxel import voxel_index, voxel_mean
 from scenerl.preprocess.records import Box3D

@@ -1,12 +1,13 @@
 """Overlap of spans and boxes: intersection over union in one, two and three dimensions.
 
 Layout: the last axis holds the lower corner, then the upper corner: (start, end), (x0, y0, x1, y1),
-(xmin, ymin, zmin, xmax, ymax, zmax). All leading axes broadcast; ``a[:, None], b[None]`` gives a table.
+(xmin, ymin, zmin, xmax, ymax, zmax). All leading axes broadcast; ``a[:, None], b[None]`` gives a
+table.
 
     IoU(a, b) = |a n b| / (|a| + |b| - |a n b|)
 
-Every input has a value. A box whose upper corner is not above its lower one in some axis is empty; an
-empty box, and one with a coordinate that is not finite, overlaps nothing: IoU 0.
+Every input has a value. A box whose upper corner is not above its lower one in some axis is empty;
+an empty box, and one with a coordinate that is not finite, overlaps nothing: IoU 0.
 """
 
 import torch
@@ -39,8 +40,8 @@ def box_giou(
 
         GIoU = IoU - (|hull| - |a u b|) / |hull|
 
-    An empty box counts as the point or line it collapses to at its lower corner; where even the hull
-    has no area the value is 0, and -1 where a coordinate is not finite.
+    An empty box counts as the point or line it collapses to at its lower corner; where even the
+    hull has no area the value is 0, and -1 where a coordinate is not finite.
     """
     finite = (torch.isfinite(a) & torch.isfinite(b)).all(dim=-1)
     a, b = torch.nan_to_num(a, 0.0, 0.0, 0.0), torch.nan_to_num(b, 0.0, 0.0, 0.0)

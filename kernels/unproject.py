@@ -2,8 +2,9 @@
 
     x_camera = (u - cx) z / fx,  y_camera = (v - cy) z / fy,  x_world = R x_camera + t
 
-OpenCV axes (x right, y down, z forward); integer (u, v) is the centre of a pixel; depth is z, not the
-length of the ray. Memory: images are [frames, height, width], points [n, 3], float32 or float64.
+OpenCV axes (x right, y down, z forward); integer (u, v) is the centre of a pixel; depth is z, not
+the length of the ray. Memory: images are [frames, height, width], points [n, 3], float32 or
+float64.
 """
 
 import torch

@@ -22,8 +22,8 @@ def voxel_index(
         origin: A corner of the grid; None takes min(points) - voxel_m / 2, as Open3D does.
 
     Returns:
-        Integer coordinates of the occupied cells in lexicographic order, the cell of every point, and
-        the number of points per cell.
+        Integer coordinates of the occupied cells in lexicographic order, the cell of every point,
+        and the number of points per cell.
 
     Raises:
         ValueError: If `voxel_m` is not positive.
