@@ -1,0 +1,202 @@
+"""vLLM in this process: the same class for the CPU and the GPU build."""
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scenerl.rollout.encode import Encoder
+from scenerl.rollout.engine import EngineError, EngineSpec
+from scenerl.rollout.probe import fingerprint, make_probe
+from scenerl.rollout.records import Completion, EncodedPrompt
+from scenerl.rollout.vllm_inputs import engine_input
+from scenerl.rollout.weights import checked_weights, checkpoint_shapes
+
+logger = logging.getLogger(__name__)
+
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in the actor's own process
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several actors share the cores
+}
+BAN = -100.0
+"""Logit bias of vision placeholder tokens: exp(-100) is zero in a float32 softmax."""
+
+
+class VllmEngine:
+    """Generates with vLLM. See `rollout.engine.Engine`."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        """Start vLLM and load the checkpoint."""
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        self._rollout = spec.rollout
+        self._encoder = Encoder(spec.model_dir)
+        self._tokens = self._encoder.tokens
+        self._shapes = checkpoint_shapes(spec.model_dir)
+        self._engine: Any = _start(spec)
+        config = self._engine.model_config
+        self._max_length = int(config.max_model_len)
+        self._probe = make_probe(self._tokens, int(config.get_vocab_size()))
+        self.policy_version = spec.policy_version
+        self._requests = 0
+
+    def generate(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        seeds: Sequence[Sequence[int]],
+        *,
+        temperature: float | None = None,
+    ) -> list[list[Completion]]:
+        """Make ``len(seeds[i])`` completions of prompt i, all in one continuous batch."""
+        wanted = self._rollout.temperature if temperature is None else temperature
+        requests: list[tuple[Any, Any]] = []
+        for encoded, group_seeds in zip(prompts, seeds, strict=True):
+            prompt = engine_input(encoded, self._tokens)
+            for seed in group_seeds:
+                requests.append((prompt, self._sampling(encoded, wanted, seed)))
+        outputs = iter(self._run(requests))
+        return [[self._completion(next(outputs)) for _ in group] for group in seeds]
+
+    def score(
+        self, prompts: Sequence[EncodedPrompt], completions: Sequence[Tensor]
+    ) -> list[list[float]]:
+        """Return the log-probs of given completions, by vLLM's prompt log-probs."""
+        from vllm import SamplingParams
+
+        requests = []
+        for encoded, ids in zip(prompts, completions, strict=True):
+            params = SamplingParams(
+                max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False
+            )
+            requests.append((engine_input(encoded, self._tokens, ids), params))
+        scores = []
+        for output, ids in zip(self._run(requests), completions, strict=True):
+            rows = output.prompt_logprobs[-len(ids) :]
+            scores.append(
+                [row[token].logprob for row, token in zip(rows, ids.tolist(), strict=True)]
+            )
+        return scores
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
+        """Replace all weights in memory and drop every cache made with the old ones."""
+        iterator = checked_weights(weights, self._shapes)
+        with torch.no_grad():
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iterator})
+        rest = next(iterator, None)
+        if rest is not None:
+            raise EngineError(f"vLLM stopped loading before weight {rest[0]}; restart the engine")
+        self._engine.reset_mm_cache()
+        self._engine.reset_encoder_cache()
+        if not self._engine.reset_prefix_cache():
+            raise EngineError("the prefix cache is in use; load weights only between generations")
+        self.policy_version = policy_version
+
+    def checksum(self) -> str:
+        """Return a fingerprint of the engine's log-probs on the probe."""
+        encoded, ids = self._probe
+        return fingerprint(self.score([encoded], [ids])[0])
+
+    def close(self) -> None:
+        """Shut vLLM down."""
+        self._engine.engine_core.shutdown()
+
+    def _sampling(self, encoded: EncodedPrompt, temperature: float, seed: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        room = self._max_length - len(encoded.prompt_ids)
+        if room < 1:
+            raise EngineError(
+                f"prompt {encoded.prompt.prompt_id} has {len(encoded.prompt_ids)} tokens and leaves "
+                f"no room in {self._max_length}; raise rollout.max_prompt_length"
+            )
+        return SamplingParams(
+            temperature=temperature,
+            top_p=self._rollout.top_p if temperature > 0 else 1.0,
+            top_k=self._rollout.top_k if temperature > 0 else 0,
+            seed=seed,
+            max_tokens=min(self._rollout.max_completion_length, room),
+            stop_token_ids=list(self._encoder.eos_ids),
+            logprobs=0,
+            logit_bias=dict.fromkeys(self._tokens.banned_ids, BAN),
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _run(self, requests: Sequence[tuple[Any, Any]]) -> list[Any]:
+        """Run requests to their end; return vLLM's outputs in the order of the requests."""
+        first = self._requests
+        for offset, (prompt, params) in enumerate(requests):
+            self._engine.add_request(str(first + offset), prompt, params)
+        self._requests += len(requests)
+        finished: dict[str, Any] = {}
+        while self._engine.has_unfinished_requests():
+            for output in self._engine.step():
+                if output.finished:
+                    finished[output.request_id] = output
+        return [finished[str(first + offset)] for offset in range(len(requests))]
+
+    def _completion(self, output: Any) -> Completion:
+        [answer] = output.outputs
+        ids = tuple(answer.token_ids)
+        if answer.finish_reason not in ("stop", "length"):
+            raise EngineError(f"vLLM ended a completion with {answer.finish_reason!r}")
+        return Completion(
+            completion_ids=ids,
+            rollout_logprobs=tuple(
+                row[token].logprob for row, token in zip(answer.logprobs, ids, strict=True)
+            ),
+            text=self._encoder.decode(ids),
+            finish_reason=answer.finish_reason,
+            policy_version=self.policy_version,
+        )
+
+
+def _start(spec: EngineSpec) -> Any:
+    """Start vLLM's engine with the settings that suit rollouts."""
+    from vllm import EngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    rollout = spec.rollout
+    settings: dict[str, Any] = {}
+    if current_platform.is_cpu():
+        settings["kv_cache_memory_bytes"] = int(rollout.cpu_kv_cache_gib * 2**30)
+        settings["enforce_eager"] = True
+    else:
+        settings["gpu_memory_utilization"] = rollout.gpu_memory_utilization
+        settings["enforce_eager"] = rollout.enforce_eager
+    arguments = EngineArgs(
+        model=str(spec.model_dir),
+        dtype=spec.model.dtype,
+        trust_remote_code=spec.model.trust_remote_code,
+        generation_config="vllm",  # sampling is ours, not the checkpoint's
+        max_model_len=_max_model_len(spec),
+        max_num_seqs=rollout.max_num_seqs,
+        tensor_parallel_size=rollout.tensor_parallel_size,
+        enable_prefix_caching=rollout.enable_prefix_caching,
+        mm_processor_cache_gb=0,  # prompts arrive processed
+        mm_device_do_normalize=False,  # pixels arrive normalized
+        skip_mm_profiling=True,
+        logprobs_mode="raw_logprobs" if rollout.temperature == 1.0 else "processed_logprobs",
+        disable_log_stats=True,
+        **settings,
+    )
+    return LLMEngine.from_engine_args(arguments)
+
+
+def _max_model_len(spec: EngineSpec) -> int:
+    """Prompt and completion at their longest, within what the checkpoint's positions allow."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(
+        str(spec.model_dir), trust_remote_code=spec.model.trust_remote_code
+    )
+    wanted = spec.rollout.max_prompt_length + spec.rollout.max_completion_length
+    return min(wanted, int(config.get_text_config().max_position_embeddings))
