@@ -221,17 +221,21 @@ class SftConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrackerSftConfig:
-    """Supervised training of a SAM2 tracker on instance images: single frames, then clips."""
+    """Supervised training of a SAM2 tracker: boxes alone, single frames, then clips."""
 
     config: str = "tiny"
     """SAM2 model YAML, or "tiny"."""
     checkpoint: str | None = None
     """Weights to start from; None starts from random ones."""
-    image_steps: int = 500
-    """Optimizer steps on single frames: box to mask."""
+    box_steps: int = 250
+    """First optimizer steps, without any image: the mask of a box is the filled box. A fresh
+    decoder that also sees images learns to ignore the box for long."""
+    boxes_per_step: int = 32
     balance_steps: int = 200
     """Over these first steps the mask loss goes from equal weight of object and background, without
     which a fresh model answers "nothing" for long, to the true one."""
+    image_steps: int = 500
+    """Then optimizer steps on single frames: box to mask."""
     images_per_step: int = 8
     objects_per_image: int = 4
     clip_steps: int = 600

@@ -1,4 +1,4 @@
-"""Train a SAM2 tracker from scratch: box to mask on single frames, then memory on short clips."""
+"""Train a SAM2 tracker from scratch: what a box means, box to mask, then memory on clips."""
 
 import json
 import logging
@@ -21,6 +21,7 @@ from scenerl.envs.tracking import Tracker
 from scenerl.rl.tracker_clips import (
     ClipBatch,
     ClipSampler,
+    draw_boxes,
     draw_shape,
     eval_objects,
     jittered_box,
@@ -119,6 +120,30 @@ def _points(batch: ClipBatch, n: int) -> dict[str, Tensor]:
     return {"point_coords": corners, "point_labels": labels.expand(len(corners), 2)}
 
 
+def run_boxes(model: Sam2Model, batch: ClipBatch) -> list[FrameOutput]:
+    """Decode boxes over a blank feature map, with gradients: geometry without an image."""
+    blank = batch.boxes.new_zeros(())
+    side = model.sam_image_embedding_size
+    objects, width = len(batch.boxes), model.hidden_dim
+    points = _points(batch, 0)
+    sparse, dense = model.sam_prompt_encoder(
+        points=(points["point_coords"], points["point_labels"]), boxes=None, masks=None
+    )
+    masks, iou, _, score = model.sam_mask_decoder(
+        image_embeddings=model.no_mem_embed.view(1, width, 1, 1).expand(objects, -1, side, side),
+        image_pe=model.sam_prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=False,
+        repeat_image=False,
+        high_res_features=[
+            blank.expand(objects, width // 8, 4 * side, 4 * side),
+            blank.expand(objects, width // 4, 2 * side, 2 * side),
+        ],
+    )
+    return [FrameOutput(frame=0, mask_logits=masks[:, 0], iou=iou[:, 0], object_score=score[:, 0])]
+
+
 def tracker_loss(
     outputs: list[FrameOutput], batch: ClipBatch, *, balance: float = 0.0
 ) -> tuple[Tensor, dict[str, float]]:
@@ -182,17 +207,31 @@ def _mask_loss(logits: Tensor, target: Tensor, balance: float) -> tuple[Tensor, 
 
 def learning_rate(config: TrackerSftConfig, step: int) -> float:
     """Return the rate of a step: linear warm-up, then half a cosine down to a hundredth."""
-    total = config.image_steps + config.clip_steps
+    total = num_steps(config)
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
+def num_steps(config: TrackerSftConfig) -> int:
+    """Return the number of steps of all three phases."""
+    return config.box_steps + config.image_steps + config.clip_steps
+
+
+def phase(config: TrackerSftConfig, step: int) -> str:
+    """Return "box", "image" or "clip"."""
+    if step < config.box_steps:
+        return "box"
+    return "image" if step < config.box_steps + config.image_steps else "clip"
+
+
 def draw_batch(sampler: ClipSampler, config: TrackerSftConfig, seed: int, step: int) -> ClipBatch:
     """Draw the batch of a step; a function of seed and step alone."""
     rng = np.random.default_rng(derive_seed(seed, "tracker", step))
-    if step < config.image_steps:
+    if phase(config, step) == "box":
+        return draw_boxes(rng, config.boxes_per_step, sampler.image_size)
+    if phase(config, step) == "image":
         return sampler.draw(rng, single_frame(), config.images_per_step, config.objects_per_image)
     shape = draw_shape(rng, config.clip_frames)
     return sampler.draw(rng, shape, config.clips_per_step, config.objects_per_image)
@@ -304,12 +343,14 @@ def _optimize(model: Sam2Model, sampler: ClipSampler, config: RunConfig, folder:
     )
     start = time.monotonic()
     with (folder / "metrics.jsonl").open("w") as metrics:
-        for step in range(settings.image_steps + settings.clip_steps):
+        for step in range(num_steps(settings)):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step)
+            name = phase(settings, step)
             batch = draw_batch(sampler, settings, config.seed, step).to(model.device)
+            outputs = run_boxes(model, batch) if name == "box" else run_clips(model, batch)
             balance = max(0.0, 1 - step / max(1, settings.balance_steps))
-            loss, parts = tracker_loss(run_clips(model, batch), batch, balance=balance)
+            loss, parts = tracker_loss(outputs, batch, balance=balance)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
@@ -317,8 +358,7 @@ def _optimize(model: Sam2Model, sampler: ClipSampler, config: RunConfig, folder:
             metrics.write(json.dumps({"step": step, **parts}) + "\n")
             if step % settings.log_steps == 0:
                 metrics.flush()
-                phase = "image" if step < settings.image_steps else "clip"
                 spent = time.monotonic() - start
-                logger.info("%s step %d, %.0f s: %s", phase, step, spent, parts)
+                logger.info("%s step %d, %.0f s: %s", name, step, spent, parts)
             if settings.save_steps and (step + 1) % settings.save_steps == 0:
                 save_tracker(model, folder / "model.safetensors")

@@ -94,6 +94,27 @@ def sloppy_box(rng: np.random.Generator, box: Box2D, jitter: float, size: tuple[
     return _clip_box(np.array(box) + shift, size)
 
 
+def draw_boxes(rng: np.random.Generator, count: int, image_size: int) -> ClipBatch:
+    """Draw boxes of 5 to 50 % of the frame's side whose targets are the filled boxes."""
+    centers = rng.uniform(0, image_size, (count, 2))
+    sides = image_size * np.exp(rng.uniform(np.log(0.05), np.log(0.5), (count, 2)))
+    corners = np.concatenate([centers - sides / 2, centers + sides / 2], axis=1)
+    boxes = torch.from_numpy(np.clip(corners, 0, image_size).astype(np.float32))
+    low, high = boxes[:, :2, None] / 2, boxes[:, 2:, None] / 2  # in cells of two pixels
+    edges = torch.arange(image_size // 2)
+    cover = torch.minimum(edges + 1, high) - torch.maximum(edges, low)
+    cover = cover.clamp(0, 1)  # [boxes, 2, cells]
+    targets = cover[:, 1, :, None] * cover[:, 0, None, :]
+    return ClipBatch(
+        shape=single_frame(),
+        images=torch.empty(0),
+        clip_of=torch.zeros(count, dtype=torch.int64),
+        boxes=boxes[:, None],
+        targets=targets[:, None],
+        pixels=(4 * targets.sum(dim=(1, 2))).long()[:, None],
+    )
+
+
 def jittered_box(
     rng: np.random.Generator, box: Box2D, jitter: float, size: tuple[int, int]
 ) -> Box2D:
