@@ -334,6 +334,8 @@ class GroundConfig:
     """Policy of the box step; None uses model.path."""
     prompted_frames: int = 3
     """Frames of the span that are asked for a box and prompt the tracker."""
+    track_margin_s: float = 2.0
+    """Frames within the span widened by this much at both ends are tracked and lifted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -38,7 +38,7 @@ def neighbor_distances(points: Float[Tensor, "n 3"], count: int) -> Float[Tensor
         if gap.shape[1] >= count:
             result[rows] = gap.topk(count, largest=False).values
     unsure = (result[:, -1] > cell).nonzero()[:, 0]
-    for rows in unsure.split(max(1, PAIRS_AT_ONCE // len(points))):
+    for rows in torch.split(unsure, max(1, PAIRS_AT_ONCE // len(points))):
         gap = torch.cdist(points[rows], points, compute_mode="donot_use_mm_for_euclid_dist")
         result[rows] = gap.topk(count, largest=False).values
     return result

@@ -1,4 +1,4 @@
-"""Planes that bound a room: floor, ceiling, walls. Nearly the whole scene lies on one side of them."""
+"""Planes that bound a room (floor, ceiling, walls): nearly the whole scene lies on one side."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,8 +17,8 @@ def bounding_planes(
 ) -> Float[Tensor, "planes 4"]:
     """Find planes with many points on them and almost none beyond, largest first.
 
-    RANSAC over three-point hypotheses with a fixed seed; a table top has points on both sides and is
-    never taken.
+    RANSAC over three-point hypotheses with a fixed seed; a table top has points on both sides and
+    is never taken.
 
     Args:
         points: Points that sample surfaces evenly, for example voxels.
