@@ -203,8 +203,8 @@ class PackedPolicy(nn.Module):
         self, packs: Sequence[Pack], input_ids: Tensor, blocks: Tensor, num_features: int
     ) -> Tensor:
         config = self.stock.config
-        is_media = (input_ids == config.image_token_id) | (input_ids == config.video_token_id)
-        is_media &= blocks == 0
+        is_media: Tensor = input_ids == config.image_token_id
+        is_media = (is_media | (input_ids == config.video_token_id)) & (blocks == 0)
         counts = is_media.sum(1).tolist()
         for pack, count in zip(packs, counts, strict=True):
             if count != pack.encoded.num_media_tokens:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scenerl.configs.schema import ModelConfig, RolloutConfig, TrainConfig
 from scenerl.configs.seeding import derive_seed
-from scenerl.rl.forward import Pack, PackedPolicy, split_pack
+from scenerl.rl.forward import PackedPolicy
 from scenerl.rl.learner import ExtraLoss
 from scenerl.rl.micro_batch import MicroBatch, plan_micro_batches
 from scenerl.rl.objective import (
@@ -18,8 +18,10 @@ from scenerl.rl.objective import (
     batch_normalizers,
     grpo_micro_batch,
     loss_settings,
+    per_rollout,
     plan_examples,
     score_micro_batch,
+    scoring_packs,
 )
 from scenerl.rl.optimizer import MasterOptimizer
 from scenerl.rl.policy import (
@@ -32,6 +34,7 @@ from scenerl.rl.policy import (
 )
 from scenerl.rl.records import SftExample, TrainBatch, UpdateResult
 from scenerl.rl.schedule import learning_rate
+from scenerl.rollout.encode import check_encoded
 from scenerl.rollout.records import Group
 
 
@@ -74,20 +77,19 @@ class TorchLearner:
     def logprobs(self, groups: Sequence[Group]) -> list[list[Tensor]]:
         """Return float32 [completion] log-probs of every rollout under the current policy."""
         self._packed.eval()
-        scored = []
         for group in groups:
-            ids = tuple(torch.tensor(r.completion.completion_ids) for r in group.rollouts)
-            whole = Pack(encoded=group.encoded, completion_ids=ids)
-            packs = split_pack(whole, self._train.max_tokens_per_micro_batch)
-            flat = torch.cat([self._packed([pack])[0] for pack in packs])
-            scored.append(list(torch.split(flat.cpu(), [len(row) for row in ids])))
-        return scored
+            check_encoded(group.encoded)
+        packs = scoring_packs(groups, self._train.max_tokens_per_micro_batch)
+        flat = torch.cat([self._packed([pack])[0] for pack in packs])
+        return per_rollout(flat.cpu(), groups)
 
     def update(self, batches: Sequence[TrainBatch]) -> UpdateResult:
         """Train `num_iterations` optimizer steps on every batch."""
         totals = StepTotals()
         lr = learning_rate(self.policy_version, self._train)
         for batch in batches:
+            for group in batch.groups:
+                check_encoded(group.encoded)
             [plan] = plan_micro_batches(
                 batch.groups,
                 max_tokens=self._train.max_tokens_per_micro_batch,

@@ -16,6 +16,18 @@ LossType = Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "gspo"]
 Correction = Literal["none", "token_truncate", "sequence_truncate"]
 
 
+SUM_NAMES = (
+    "tokens",
+    "entropy",
+    "kl",
+    "clip_low",
+    "clip_high",
+    "importance_ratio",
+    "logprob_diff",
+)
+MAXIMUM_NAMES = ("importance_ratio", "logprob_diff")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossSettings:
     """Settings of the loss; the names and meanings are TRL's."""
@@ -61,8 +73,9 @@ class LossOutput:
     loss: Tensor
     """Their share of the step's loss, with gradient."""
     sums: dict[str, Tensor]
-    """Sums over trained tokens; they add up over micro-batches and ranks."""
+    """SUM_NAMES over trained tokens; they add up over micro-batches and ranks."""
     maxima: dict[str, Tensor]
+    """MAXIMUM_NAMES over trained tokens."""
 
 
 def policy_loss(inputs: LossInputs, settings: LossSettings, normalizers: Normalizers) -> LossOutput:

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from scenerl.configs.schema import RolloutConfig, TrainConfig
-from scenerl.rl.forward import Pack
+from scenerl.rl.forward import Pack, split_pack
 from scenerl.rl.loss import (
+    MAXIMUM_NAMES,
+    SUM_NAMES,
     LossInputs,
     LossOutput,
     LossSettings,
@@ -18,6 +20,7 @@ from scenerl.rl.loss import (
 )
 from scenerl.rl.micro_batch import MicroBatch, collate, group_pack, pad_flat
 from scenerl.rl.records import SftExample, TrainBatch
+from scenerl.rollout.records import Group
 
 
 def loss_settings(train: TrainConfig, rollout: RolloutConfig) -> LossSettings:
@@ -56,16 +59,26 @@ class StepTotals:
     loss: float = 0.0
     steps: int = 0
     grad_norm: float = 0.0
-    sums: dict[str, float] = field(default_factory=dict)
-    maxima: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUM_NAMES, 0.0))
+    maxima: dict[str, float] = field(default_factory=lambda: dict.fromkeys(MAXIMUM_NAMES, 0.0))
 
     def add(self, output: LossOutput) -> None:
         """Add one micro-batch."""
         self.loss += float(output.loss.detach())
         for name, value in output.sums.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self.sums[name] += float(value)
         for name, value in output.maxima.items():
-            self.maxima[name] = max(self.maxima.get(name, 0.0), float(value))
+            self.maxima[name] = max(self.maxima[name], float(value))
+
+    def reduce(self, device: str) -> None:
+        """Combine the totals of all ranks of the process group."""
+        sums = torch.tensor([self.loss, *self.sums.values()], dtype=torch.float32, device=device)
+        maxima = torch.tensor(list(self.maxima.values()), dtype=torch.float32, device=device)
+        torch.distributed.all_reduce(sums)
+        torch.distributed.all_reduce(maxima, op=torch.distributed.ReduceOp.MAX)
+        self.loss, *added = sums.tolist()
+        self.sums = dict(zip(self.sums, added, strict=True))
+        self.maxima = dict(zip(self.maxima, maxima.tolist(), strict=True))
 
     def metrics(self) -> dict[str, float]:
         """Return means over tokens and steps."""
@@ -83,12 +96,14 @@ def grpo_micro_batch(
     fixed: FixedLogprobs,
     settings: LossSettings,
     normalizers: Normalizers,
+    run_vision: bool | None = None,
 ) -> LossOutput:
     """Run a micro-batch forward and return its share of the step's loss.
 
     Fills `fixed.old` when it is None: on the first iteration the policy is the old policy.
     """
-    flat_logprobs, flat_entropy = policy([group_pack(group) for group in micro_batch])
+    packs = [group_pack(group) for group in micro_batch]
+    flat_logprobs, flat_entropy = policy(packs, run_vision=run_vision)
     targets = collate(micro_batch, flat_logprobs.device)
     logprobs = pad_flat(flat_logprobs, micro_batch)
     if fixed.old is None:
@@ -105,11 +120,37 @@ def grpo_micro_batch(
     return policy_loss(inputs, settings, normalizers)
 
 
-def score_micro_batch(policy: nn.Module, micro_batch: MicroBatch) -> Tensor:
+def score_micro_batch(
+    policy: nn.Module, micro_batch: MicroBatch, run_vision: bool | None = None
+) -> Tensor:
     """Return the log-probs of a micro-batch, [batch, seq], without gradient."""
     with torch.no_grad():
-        logprobs, _ = policy([group_pack(group) for group in micro_batch])
+        logprobs, _ = policy([group_pack(group) for group in micro_batch], run_vision=run_vision)
     return pad_flat(logprobs, micro_batch)
+
+
+def scoring_packs(groups: Sequence[Group], max_tokens: int) -> list[Pack]:
+    """Return packs of at most `max_tokens` that hold all completions of all groups, in order."""
+    return [
+        pack
+        for group in groups
+        for pack in split_pack(
+            Pack(
+                encoded=group.encoded,
+                completion_ids=tuple(
+                    torch.tensor(rollout.completion.completion_ids) for rollout in group.rollouts
+                ),
+            ),
+            max_tokens,
+        )
+    ]
+
+
+def per_rollout(flat: Tensor, groups: Sequence[Group]) -> list[list[Tensor]]:
+    """Cut the scores of `scoring_packs` into one row per rollout."""
+    lengths = [[len(r.completion.completion_ids) for r in group.rollouts] for group in groups]
+    rows = iter(torch.split(flat, [length for group in lengths for length in group]))
+    return [[next(rows) for _ in group] for group in lengths]
 
 
 def plan_examples(examples: Sequence[SftExample], max_tokens: int) -> list[list[Pack]]:

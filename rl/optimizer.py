@@ -1,5 +1,6 @@
 """AdamW with float32 master weights, whatever the dtype of the policy."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -61,12 +62,7 @@ class MasterOptimizer:
             if master.grad is None:  # unused in this step; moments decay, as in a sharded optimizer
                 master.grad = torch.zeros_like(master)
         max_norm = self.max_grad_norm if self.max_grad_norm > 0 else float("inf")
-        norm = float(torch.nn.utils.clip_grad_norm_(masters, max_norm))
-        if norm != norm or norm == float("inf"):
-            raise FloatingPointError(
-                f"the gradient norm is {norm}, expected a finite number; look for NaN rewards or "
-                "log-probs in the rollouts of this step, or lower train.learning_rate"
-            )
+        norm = check_gradient_norm(float(torch.nn.utils.clip_grad_norm_(masters, max_norm)))
         for group in self.adamw.param_groups:
             group["lr"] = lr
         self.adamw.step()
@@ -110,6 +106,16 @@ class MasterOptimizer:
                 master.copy_(state["masters"][name])
                 self.parameters[name].copy_(master)
         self.adamw.load_state_dict(state["adamw"])
+
+
+def check_gradient_norm(norm: float) -> float:
+    """Return the norm, or raise FloatingPointError when it is not finite."""
+    if not math.isfinite(norm):
+        raise FloatingPointError(
+            f"the gradient norm is {norm}, expected a finite number; look for NaN rewards or "
+            "log-probs in the rollouts of this step, or lower train.learning_rate"
+        )
+    return norm
 
 
 def adamw_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

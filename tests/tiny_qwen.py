@@ -1,15 +1,16 @@
 """Randomly initialised Qwen-VL models of about 0.2 M parameters, and prompts for them."""
 
-import hashlib
+import dataclasses
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from scenerl.envs.records import Prompt
+from scenerl.envs.records import ParseError, Prompt
 from scenerl.preprocess.records import Media, Sample, Target
-from scenerl.rl.records import TrainGroup
-from scenerl.rollout.records import EncodedPrompt
+from scenerl.rl.records import SftExample, TrainBatch, TrainGroup
+from scenerl.rollout.encode import content_hash
+from scenerl.rollout.records import Completion, EncodedPrompt, Group, Rollout
 
 VOCAB, IMAGE, VIDEO, VISION_START, VISION_END, EOS = 128, 120, 121, 122, 123, 124
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -113,7 +114,7 @@ def encoded_prompt(
     grids = torch.tensor([grid for _, grid in media]) if media else None
     pixel_values = torch.cat(pixels) if pixels else None
     prompt_ids = torch.tensor(ids)
-    return EncodedPrompt(
+    encoded = EncodedPrompt(
         prompt=Prompt(
             prompt_id=name,
             sample=Sample(
@@ -133,9 +134,10 @@ def encoded_prompt(
         grid_thw=grids,
         media_kinds=tuple(kind for kind, _ in media),
         second_per_grid_s=tuple(1.0 if kind == "video" else 0.0 for kind, _ in media),
-        content_hash=hashlib.sha256(prompt_ids.numpy().tobytes()).hexdigest(),
+        content_hash="",
         num_media_tokens=sum(t * h * w // 4 for _, (t, h, w) in media),
     )
+    return dataclasses.replace(encoded, content_hash=content_hash(encoded))
 
 
 def random_completions(lengths: Sequence[int], *, seed: int = 0) -> tuple[Tensor, ...]:
@@ -172,3 +174,52 @@ def train_group(
         advantages=advantages - advantages.mean(),
         rollout_logprobs=tuple(-3 + torch.randn(n, generator=generator) for n in lengths),
     )
+
+
+def rollout_group(group):
+    """Turn a group of the loss back into what the engine returned."""
+    return Group(
+        group_id=group.group_id,
+        encoded=group.encoded,
+        rollouts=tuple(
+            Rollout(
+                index=index,
+                completion=Completion(
+                    completion_ids=tuple(ids.tolist()),
+                    rollout_logprobs=tuple(logprobs.tolist()),
+                    text="",
+                    finish_reason="stop",
+                    policy_version=0,
+                ),
+                answer=ParseError(reason="none", text=""),
+            )
+            for index, (ids, logprobs) in enumerate(
+                zip(group.completion_ids, group.rollout_logprobs, strict=True)
+            )
+        ),
+    )
+
+
+def zero_batch() -> TrainBatch:
+    """Make five groups, so that two ranks have an unequal share; one is masked in part."""
+    groups = [
+        train_group("text", (4, 2, 6), seed=0),
+        train_group("image", (3, 5), seed=1),
+        train_group("video", (1, 7, 2, 2), seed=2),
+        train_group("text", (2, 2), seed=3),
+        train_group("image", (8, 3, 3), seed=4),
+    ]
+    masks = (torch.zeros(3, dtype=torch.bool), *groups[1].completion_masks[1:])
+    groups[1] = dataclasses.replace(groups[1], completion_masks=masks)
+    return TrainBatch(groups=tuple(groups))
+
+
+def sft_examples() -> list[SftExample]:
+    """Make one supervised example per kind of media."""
+    return [
+        SftExample(
+            encoded=encoded_prompt(media=MEDIA[kind], seed=seed),
+            completion_ids=random_completions((5 + seed,), seed=seed)[0],
+        )
+        for seed, kind in enumerate(["text", "image", "video"])
+    ]

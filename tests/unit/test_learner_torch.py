@@ -3,13 +3,19 @@ import dataclasses
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_qwen import FAMILIES, MEDIA, encoded_prompt, random_completions, tiny_folder, train_group
+from tiny_qwen import (
+    FAMILIES,
+    MEDIA,
+    encoded_prompt,
+    random_completions,
+    rollout_group,
+    tiny_folder,
+    train_group,
+)
 
 from scenerl.configs.schema import ModelConfig, RolloutConfig, TrainConfig
-from scenerl.envs.records import ParseError
 from scenerl.rl.learner_torch import TorchLearner
 from scenerl.rl.records import SftExample, TrainBatch
-from scenerl.rollout.records import Completion, Group, Rollout
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +56,7 @@ def test_update_raises_log_probs_of_good_completions(folder):
     subject = learner(folder, importance_sampling_correction="none")
     group = train_group("image", (4, 4), seed=5)
     group = dataclasses.replace(group, advantages=torch.tensor([1.0, -1.0]))
-    groups = [as_rollouts(group)]
+    groups = [rollout_group(group)]
     before = subject.logprobs(groups)[0]
     result = subject.update([TrainBatch(groups=(group,))])
     after = subject.logprobs(groups)[0]
@@ -58,29 +64,6 @@ def test_update_raises_log_probs_of_good_completions(folder):
     assert after[1].sum() < before[1].sum()
     assert result.policy_version == subject.policy_version == 1
     assert result.metrics["policy/clip_fraction"] == 0.0  # on-policy: the ratio is exactly 1
-
-
-def as_rollouts(group):
-    return Group(
-        group_id=group.group_id,
-        encoded=group.encoded,
-        rollouts=tuple(
-            Rollout(
-                index=index,
-                completion=Completion(
-                    completion_ids=tuple(ids.tolist()),
-                    rollout_logprobs=tuple(logprobs.tolist()),
-                    text="",
-                    finish_reason="stop",
-                    policy_version=0,
-                ),
-                answer=ParseError(reason="none", text=""),
-            )
-            for index, (ids, logprobs) in enumerate(
-                zip(group.completion_ids, group.rollout_logprobs, strict=True)
-            )
-        ),
-    )
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "gspo"])
@@ -142,7 +125,7 @@ def test_saved_model_scores_like_the_learner_with_lora_merged(folder, tmp_path):
     subject.update([batch()])
     subject.update([batch()])
     subject.save_model(tmp_path / "merged")
-    groups = [as_rollouts(group) for group in batch().groups]
+    groups = [rollout_group(group) for group in batch().groups]
     merged = learner(str(tmp_path / "merged"))
     assert largest_difference(weights(subject), weights(merged)) == 0.0
     assert largest_difference(weights(subject), weights(learner(folder))) > 1e-4
@@ -186,7 +169,7 @@ def test_bfloat16_keeps_steps_smaller_than_its_rounding(folder):
     name = "model.language_model.layers.0.mlp.up_proj.weight"
     moved = (after[name] - before[name]).abs().max()
     assert 1e-5 < float(moved) < 3e-4  # 20 steps of 1e-5; an ulp of the largest weights is 1e-3
-    assert subject.logprobs([as_rollouts(batch().groups[0])])[0][0].dtype == torch.float32
+    assert subject.logprobs([rollout_group(batch().groups[0])])[0][0].dtype == torch.float32
 
 
 def test_supervised_steps_learn_a_reply(folder):
