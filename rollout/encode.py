@@ -306,8 +306,10 @@ def _in_prompt_order(
     if not kinds:
         return None, None
     queues: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    names = (("image", "pixel_values", "image_grid_thw"),
-             ("video", "pixel_values_videos", "video_grid_thw"))
+    names = (
+        ("image", "pixel_values", "image_grid_thw"),
+        ("video", "pixel_values_videos", "video_grid_thw"),
+    )
     for kind, pixels_key, grid_key in names:
         if kind in kinds:
             grids = torch.as_tensor(outputs[grid_key], dtype=torch.int64)

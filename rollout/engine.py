@@ -58,7 +58,7 @@ class Engine(Protocol):
             policy_version: Updates that they have seen.
 
         Raises:
-            EngineError: If a weight is missing, unexpected or has another shape, or if the
+            WeightError: If a weight is missing, unexpected or has another shape, or if the
                 engine's outputs do not follow the change.
         """
         ...

@@ -13,7 +13,7 @@ from scenerl.rollout.engine import EngineError, EngineSpec
 from scenerl.rollout.probe import fingerprint, make_probe
 from scenerl.rollout.records import Completion, EncodedPrompt
 from scenerl.rollout.vllm_inputs import engine_input
-from scenerl.rollout.weights import checked_weights, checkpoint_shapes
+from scenerl.rollout.weights import CheckedWeights, check_followed, checkpoint_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class VllmEngine:
         self._probe = make_probe(self._tokens, int(config.get_vocab_size()))
         self.policy_version = spec.policy_version
         self._requests = 0
+        self._digest: int | None = None
 
     def generate(
         self,
@@ -85,16 +86,19 @@ class VllmEngine:
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
         """Replace all weights in memory and drop every cache made with the old ones."""
-        iterator = checked_weights(weights, self._shapes)
+        before = self.checksum()
+        checked = CheckedWeights(weights, self._shapes)
         with torch.no_grad():
-            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iterator})
-        rest = next(iterator, None)
-        if rest is not None:
-            raise EngineError(f"vLLM stopped loading before weight {rest[0]}; restart the engine")
+            self._engine.collective_rpc(
+                "reload_weights", kwargs={"weights_iterator": iter(checked)}
+            )
+        digest = checked.finish()
         self._engine.reset_mm_cache()
         self._engine.reset_encoder_cache()
         if not self._engine.reset_prefix_cache():
             raise EngineError("the prefix cache is in use; load weights only between generations")
+        check_followed((self._digest, digest), (before, self.checksum()))
+        self._digest = digest
         self.policy_version = policy_version
 
     def checksum(self) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Shapes = dict[str, tuple[int, ...]]
@@ -37,33 +38,54 @@ def checkpoint_shapes(model_dir: str | Path) -> Shapes:
     return shapes
 
 
-def checked_weights(
-    weights: Iterable[tuple[str, Tensor]], expected: Shapes
-) -> Iterator[tuple[str, Tensor]]:
-    """Pass weights through; every expected one must come exactly once, in its shape.
+class CheckedWeights:
+    """Passes weights through; every expected one must come exactly once, in its shape."""
 
-    Raises:
-        WeightError: At the first weight that is unexpected, repeated or of another shape, and at
-            the end when some are missing.
-    """
-    missing = dict(expected)
-    for name, tensor in weights:
-        if name not in missing:
-            why = "came twice" if name in expected else "is not in the checkpoint"
+    def __init__(self, weights: Iterable[tuple[str, Tensor]], expected: Shapes) -> None:
+        """Wrap `weights`, which are consumed once."""
+        self._weights = iter(weights)
+        self._expected = expected
+        self._missing = dict(expected)
+        self.digest = 0
+        """XOR over the bits of each tensor so far, per name: changes when any weight does."""
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, tensor).
+
+        Raises:
+            WeightError: At the first weight that is unexpected, repeated or of another shape.
+        """
+        for name, tensor in self._weights:
+            if name not in self._missing:
+                why = "came twice" if name in self._expected else "is not in the checkpoint"
+                raise WeightError(
+                    f"weight {name} {why}; expected the {len(self._expected)} names that "
+                    "save_pretrained writes, each once"
+                )
+            shape = self._missing.pop(name)
+            if tuple(tensor.shape) != shape:
+                raise WeightError(
+                    f"weight {name} has shape {tuple(tensor.shape)}, expected {shape}"
+                )
+            tensor = tensor.detach()
+            self.digest = hash((self.digest, name, int(torch.hash_tensor(tensor).item())))
+            yield name, tensor
+
+    def finish(self) -> int:
+        """Check that nothing is missing or left over; return the digest.
+
+        Raises:
+            WeightError: If not all expected weights have passed.
+        """
+        for name, _ in self:
+            raise WeightError(f"loading stopped before weight {name}; restart the engine")
+        if self._missing:
+            some = ", ".join(sorted(self._missing)[:3])
             raise WeightError(
-                f"weight {name} {why}; expected the {len(expected)} names that save_pretrained "
-                "writes, each once"
+                f"{len(self._missing)} of {len(self._expected)} weights are missing ({some}, ...); "
+                "a weight sync must carry them all"
             )
-        shape = missing.pop(name)
-        if tuple(tensor.shape) != shape:
-            raise WeightError(f"weight {name} has shape {tuple(tensor.shape)}, expected {shape}")
-        yield name, tensor
-    if missing:
-        some = ", ".join(sorted(missing)[:3])
-        raise WeightError(
-            f"{len(missing)} of {len(expected)} weights are missing ({some}, ...); a weight sync "
-            "must carry them all"
-        )
+        return self.digest
 
 
 def hub_state_dict(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -82,15 +104,15 @@ def hub_state_dict(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def assign_hub_weights(
     model: nn.Module, weights: Iterable[tuple[str, Tensor]], expected: Shapes
-) -> None:
-    """Copy checked weights into a transformers model, in place.
+) -> int:
+    """Copy weights into a transformers model, in place; return their digest.
 
     Raises:
-        WeightError: As `checked_weights`, before anything was copied.
+        WeightError: As `CheckedWeights`, before anything was copied.
     """
-    import torch
-
-    arrived = dict(checked_weights(weights, expected))
+    checked = CheckedWeights(weights, expected)
+    arrived = dict(checked)
+    digest = checked.finish()
     own = dict(hub_state_dict(model))
     if own.keys() != arrived.keys():
         odd = sorted(own.keys() ^ arrived.keys())
@@ -101,3 +123,25 @@ def assign_hub_weights(
     with torch.no_grad():
         for name, tensor in arrived.items():
             own[name].copy_(tensor)
+    return digest
+
+
+def check_followed(digests: tuple[int | None, int], checksums: tuple[str, str]) -> None:
+    """Check that an engine's outputs changed exactly when its weights did.
+
+    Args:
+        digests: Of the weights before (None: not known) and after.
+        checksums: Of the engine's probe before and after.
+
+    Raises:
+        WeightError: If the weights changed and the probe did not, or the other way round.
+    """
+    if digests[0] is None:
+        return
+    if (digests[0] == digests[1]) != (checksums[0] == checksums[1]):
+        changed = "did not change" if digests[0] == digests[1] else "changed"
+        raise WeightError(
+            f"the learner's weights {changed} since the last sync, but the engine's probe went "
+            f"from {checksums[0]} to {checksums[1]}: the engine does not run these weights; "
+            "restart the run from its last checkpoint"
+        )
