@@ -345,9 +345,7 @@ def _mean_box_iou(
     return float(np.mean(ious)) if ious else 0.0
 
 
-def _errors(
-    span: SpanReply, replies: Sequence[BoxReply], lifted: Lifted | None
-) -> tuple[str, ...]:
+def _errors(span: SpanReply, replies: Sequence[BoxReply], lifted: Lifted | None) -> tuple[str, ...]:
     errors = [] if span.error is None else [f"span: {span.error}"]
     errors += [f"box in frame {r.frame}: {r.error}" for r in replies if r.error is not None]
     if lifted is not None and not lifted.masks:

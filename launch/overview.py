@@ -77,6 +77,8 @@ def draw_cloud(
     from PIL import Image, ImageDraw
 
     axes = _view_axes(up, from_above)
+    shown = ~_hides_the_room(points, axes[2])
+    points, colors = points[shown], colors[shown]
     flat = points @ axes.T  # [n, 3]: right, down, towards the eye
     lower, upper = np.quantile(flat[:, :2], 0.005, axis=0), np.quantile(flat[:, :2], 0.995, axis=0)
     scale = (PANEL - 24) / max(float((upper - lower).max()), 1e-6)
@@ -172,7 +174,19 @@ def _view_axes(up: np.ndarray, from_above: bool) -> np.ndarray:
     right, forward = (right + forward) / 2**0.5, (forward - right) / 2**0.5
     eye = 0.75 * up - 0.66 * forward
     eye /= np.linalg.norm(eye)
-    return np.stack([right, np.cross(right, eye) * -1, eye])
+    return np.stack([right, np.cross(right, eye), eye])
+
+
+def _hides_the_room(points: np.ndarray, eye: np.ndarray) -> np.ndarray:
+    """Mark the ceiling and the walls on this side, which would cover what is inside."""
+    import torch
+
+    from scenerl.kernels.planes import bounding_planes, on_planes
+
+    cloud = torch.tensor(points, dtype=torch.float64)
+    planes = bounding_planes(cloud, tolerance_m=0.05)
+    facing_away = planes[planes[:, :3] @ torch.tensor(eye) < -0.1]
+    return on_planes(cloud, facing_away, 0.08).numpy()
 
 
 def _row(panels: Sequence[np.ndarray]) -> np.ndarray:
