@@ -242,12 +242,33 @@ def start_ray(config: RunConfig, plan: Plan) -> None:
         }
         if config.cluster.object_store_gib is not None:
             options["object_store_memory"] = int(config.cluster.object_store_gib * 1024**3)
-    ray.init(
-        include_dashboard=False if not joins else None,
-        logging_level=logging.WARNING,
-        log_to_driver=True,
-        **options,
-    )
+    options |= {"include_dashboard": None if joins else False, "logging_level": logging.WARNING}
+    previous = os.umask(0o077)  # sockets, logs and tokens are nobody else's business
+    try:
+        _init_within(options, config.cluster.start_timeout_s)
+    finally:
+        os.umask(previous)
+
+
+def _init_within(options: dict[str, Any], timeout_s: float) -> None:
+    """Start Ray, again when its own 30 s are too short for a busy machine."""
+    import ray
+
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise ResourceError(f"Ray did not start: {error}") from error
+            if time.monotonic() > deadline:
+                raise ResourceError(
+                    f"Ray did not start within {timeout_s:.0f} s ({error}); the machine is too "
+                    "busy: end other work, raise cluster.start_timeout_s, or use --no-ray"
+                ) from error
+            logger.warning("Ray's processes need long to start on this busy machine; once more")
 
 
 def wait_for(reference: Any, what: str, timeout_s: float) -> Any:

@@ -28,6 +28,12 @@ logger = logging.getLogger(__name__)
 LOCATION_KEYS = frozenset({"name", "output_dir"})
 """Settings that say where a run is, not what it does."""
 
+UNUSED_SECTIONS = {
+    "stage1": frozenset({"sft", "tracker_sft", "ground"}),
+    "stage2": frozenset({"sft", "tracker_sft", "ground"}),
+}
+"""Settings that a command never reads; they may differ when it continues."""
+
 
 class RunBusyError(RuntimeError):
     """Another process is working in the run directory."""
@@ -184,7 +190,12 @@ class RunDir:
                     f"{self.path} holds a run of `{text.splitlines()[0].lstrip('# ')}`, not of "
                     f"`launch {command}`; choose another name"
                 )
-            changes = config_changes(yaml.safe_load(text), to_dict(config))
+            unused = UNUSED_SECTIONS.get(command, frozenset())
+            changes = {
+                key: change
+                for key, change in config_changes(yaml.safe_load(text), to_dict(config)).items()
+                if key.partition(".")[0] not in unused
+            }
             allowed = [key for key in changes if _is_allowed(key, allow_config_changes)]
             if len(allowed) < len(changes):
                 raise ConfigError(_changes_message(self.path, changes))
