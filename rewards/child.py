@@ -180,12 +180,34 @@ def _die_with(parent_pid: int) -> None:
         os._exit(0)
 
 
+def _stand_between(request_fd: int, reply_fd: int) -> None:
+    """Fork: the plug-in runs in the new process, and this one, its parent, ends the way it does.
+
+    A plug-in that kills its parent then does not kill the process that asked.
+    """
+    parent_pid = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _die_with(parent_pid)
+        return
+    os.close(request_fd)
+    os.close(reply_fd)
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with contextlib.suppress(OSError):  # SIGKILL has no handler to restore
+            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(os.waitstatus_to_exitcode(status))
+
+
 def main(argv: list[str]) -> None:
     """Serve one plug-in over the two pipes given as numbers, for the process given as a number."""
     request_fd, reply_fd, parent_pid = (int(text) for text in argv)
     _die_with(parent_pid)
     for fd in (request_fd, reply_fd):
         os.set_inheritable(fd, False)
+    _stand_between(request_fd, reply_fd)
     Child(request_fd, reply_fd).run()
     sys.stdout.flush()
     os._exit(0)  # threads of the plug-in must not keep the process
