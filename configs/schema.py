@@ -22,7 +22,8 @@ class ModelConfig:
     """The policy."""
 
     path: str = "tiny"
-    """Folder or hub name of a Qwen-VL checkpoint; "tiny" is the embedded policy."""
+    """Folder or hub name of a Qwen-VL checkpoint, or a run directory; "tiny" is the embedded
+    policy, "tiny-random" its architecture with random weights (for `launch sft`)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     trust_remote_code: bool = False
@@ -217,6 +218,8 @@ class SftConfig:
     """Relative jitter of the target spans and boxes: a cold start from coarse labels."""
     dense_weight: float = 0.0
     """Weight of the auxiliary per-patch loss (class, colour, box, time) from instance images."""
+    num_workers: int = 1
+    """Processes that decode and encode ahead; 0 does it in the training process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

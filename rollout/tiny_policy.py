@@ -3,7 +3,7 @@
 `make_tiny_policy` writes a checkpoint folder with random weights that every loader of Qwen2.5-VL
 reads. What differs from the 7B model, and why:
 
-- Rotary base 16 instead of 1e6: with 16 frequencies per head the width axis of mRoPE gets the
+- Rotary base 100 instead of 1e6: with 16 frequencies per head the width axis of mRoPE gets the
   slowest ones, which at 1e6 would turn less than a thousandth of a radian across an image.
 - Numbers 0..511 are one token each, and their embeddings start as smooth functions of the number,
   so that a box edge is one choice among neighbours that look alike.
@@ -111,7 +111,11 @@ def tiny_config(tokenizer: Any) -> Any:
         "num_attention_heads": 4,  # heads of 32, which vLLM's attention on CPU has
         "num_key_value_heads": 2,
         "max_position_embeddings": 4096,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 16.0, "mrope_section": [4, 6, 6]},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 100.0,
+            "mrope_section": [4, 6, 6],
+        },
         "tie_word_embeddings": True,
         "bos_token_id": None,
         "eos_token_id": ids["<|im_end|>"],
