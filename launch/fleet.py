@@ -230,8 +230,6 @@ def start_ray(config: RunConfig, plan: Plan) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    import ray
-
     needed = sum(role.count * max(role.cpus, 1) for role in plan.roles)
     options: dict[str, Any] = {"address": address}
     if not joins:
