@@ -104,7 +104,7 @@ class Encoder:
     def encode_text(self, text: str, *, end_of_turn: bool = True) -> Tensor:
         """Return the ids of a reply, int64 [completion], with the end-of-turn token."""
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return torch.tensor(ids + [self.eos_ids[0]] if end_of_turn else ids, dtype=torch.int64)
+        return torch.tensor([*ids, self.eos_ids[0]] if end_of_turn else ids, dtype=torch.int64)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of a completion without special tokens."""
@@ -192,7 +192,7 @@ class Encoder:
             height=height,
             duration=ref.duration_s,
             video_backend="scenerl",
-            frames_indices=indices,  # type: ignore[arg-type]
+            frames_indices=indices,
         )
 
 

@@ -189,8 +189,8 @@ class TransformersEngine:
         room = self._max_length - len(encoded.prompt_ids)
         if room < 1:
             raise EngineError(
-                f"prompt {encoded.prompt.prompt_id} has {len(encoded.prompt_ids)} tokens and leaves "
-                f"no room in {self._max_length}; raise rollout.max_prompt_length"
+                f"prompt {encoded.prompt.prompt_id} has {len(encoded.prompt_ids)} tokens and "
+                f"leaves no room in {self._max_length}; raise rollout.max_prompt_length"
             )
         return _Row(
             place=place,

@@ -24,6 +24,9 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several actors share the cores
 }
+CPU_ENVIRONMENT = {
+    "TORCHDYNAMO_DISABLE": "1",  # vLLM compiles a helper of its sampler for 15 s otherwise
+}
 BAN = -100.0
 """Logit bias of vision placeholder tokens: exp(-100) is zero in a float32 softmax."""
 
@@ -33,7 +36,8 @@ class VllmEngine:
 
     def __init__(self, spec: EngineSpec) -> None:
         """Start vLLM and load the checkpoint."""
-        for name, value in ENVIRONMENT.items():
+        extra = {} if torch.cuda.is_available() else CPU_ENVIRONMENT
+        for name, value in (ENVIRONMENT | extra).items():
             os.environ.setdefault(name, value)
         self._rollout = spec.rollout
         self._encoder = Encoder(spec.model_dir)
@@ -117,8 +121,8 @@ class VllmEngine:
         room = self._max_length - len(encoded.prompt_ids)
         if room < 1:
             raise EngineError(
-                f"prompt {encoded.prompt.prompt_id} has {len(encoded.prompt_ids)} tokens and leaves "
-                f"no room in {self._max_length}; raise rollout.max_prompt_length"
+                f"prompt {encoded.prompt.prompt_id} has {len(encoded.prompt_ids)} tokens and "
+                f"leaves no room in {self._max_length}; raise rollout.max_prompt_length"
             )
         return SamplingParams(
             temperature=temperature,

@@ -1,4 +1,4 @@
-"""An encoded prompt as vLLM's own already processed input: nothing is decoded or processed twice."""
+"""An encoded prompt as vLLM's own processed input: nothing is decoded or processed twice."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Complete random checkpoints (config, weights, tokenizer, processor) that vLLM's CPU kernels take."""
+"""Random checkpoints with tokenizer and processor, in sizes that vLLM's CPU kernels take."""
 
 import json
 from pathlib import Path
