@@ -101,7 +101,7 @@ class RayFleet:
         temperature: float | None = None,
     ) -> list[list[Completion]]:
         """Spread the prompts over the engines, longest first, and collect in order."""
-        shares = _spread([len(item.prompt_ids) for item in encoded], len(self._engines))
+        shares = spread_prompts([len(item.prompt_ids) for item in encoded], len(self._engines))
         calls = [
             (
                 share,
@@ -298,7 +298,7 @@ def _log_folder() -> str:
     return str(node.get_logs_dir_path()) if node is not None else "Ray's session folder"
 
 
-def _spread(lengths: Sequence[int], count: int) -> list[list[int]]:
+def spread_prompts(lengths: Sequence[int], count: int) -> list[list[int]]:
     """Give each engine about the same number of prompt tokens; indices stay in order."""
     shares: list[list[int]] = [[] for _ in range(count)]
     loads = [0] * count
