@@ -74,13 +74,14 @@ def plan_micro_batches(
 
 
 def _fill(parts: list[TrainGroup], max_tokens: int, at_least: int) -> list[MicroBatch]:
-    most = -(-len(parts) // at_least)  # groups per micro-batch
+    count = min(at_least, len(parts))
+    starts = {len(parts) * place // count for place in range(1, count)}
     filled: list[MicroBatch] = []
     current: list[TrainGroup] = []
     longest = 0
-    for part in parts:
+    for place, part in enumerate(parts):
         width = max(longest, group_pack(part).num_tokens)
-        if current and (len(current) == most or width * (len(current) + 1) > max_tokens):
+        if current and (place in starts or width * (len(current) + 1) > max_tokens):
             filled.append(tuple(current))
             current, width = [], group_pack(part).num_tokens
         current.append(part)

@@ -210,3 +210,24 @@ def test_incomplete_checkpoint_is_refused(folder, tmp_path):
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"does not fill the model exactly.*down_proj"):
         learner(str(tmp_path))
+
+
+def test_tensors_that_changed_after_encoding_are_refused(folder):
+    group = train_group("image", (2, 2))
+    encoded = dataclasses.replace(group.encoded, pixel_values=group.encoded.pixel_values + 0.01)
+    changed = dataclasses.replace(group, encoded=encoded)
+    with pytest.raises(ValueError, match=r"its tensors changed after encoding"):
+        learner(folder).update([TrainBatch(groups=(changed,))])
+    with pytest.raises(ValueError, match=r"its tensors changed after encoding"):
+        learner(folder).logprobs([rollout_group(changed)])
+
+
+def test_exploding_gradient_is_refused_with_the_weights_untouched(folder):
+    subject = learner(folder)
+    before = weights(subject)
+    group = train_group("text", (3, 3))
+    broken = dataclasses.replace(group, advantages=torch.tensor([float("inf"), 0.0]))
+    with pytest.raises(FloatingPointError, match=r"the gradient norm is (nan|inf), expected"):
+        subject.update([TrainBatch(groups=(broken,))])
+    assert largest_difference(weights(subject), before) == 0.0
+    assert subject.policy_version == 0
