@@ -27,6 +27,8 @@ ENVIRONMENT = {
 CPU_ENVIRONMENT = {
     "TORCHDYNAMO_DISABLE": "1",  # vLLM compiles a helper of its sampler for 15 s otherwise
 }
+CPU_BATCH_TOKENS = 8192
+"""Most tokens of one forward pass on a CPU."""
 BAN = -100.0
 """Logit bias of vision placeholder tokens: exp(-100) is zero in a float32 softmax."""
 
@@ -177,6 +179,9 @@ def _start(spec: EngineSpec) -> Any:
     if current_platform.is_cpu():
         settings["kv_cache_memory_bytes"] = int(rollout.cpu_kv_cache_gib * 2**30)
         settings["enforce_eager"] = True
+        # A prompt cut into chunks rewinds its seeded generator, which CPU generators cannot.
+        settings["enable_chunked_prefill"] = False
+        settings["max_num_batched_tokens"] = max(_max_model_len(spec), CPU_BATCH_TOKENS)
     else:
         settings["gpu_memory_utilization"] = rollout.gpu_memory_utilization
         settings["enforce_eager"] = rollout.enforce_eager
