@@ -298,6 +298,7 @@ def train_tracker(config: RunConfig) -> TrackerScores:
     Returns:
         The scores on `data.eval_split`.
     """
+    torch.set_num_threads(config.cluster.threads_per_actor)
     settings = config.tracker_sft
     folder = Path(config.output_dir) / config.name
     folder.mkdir(parents=True, exist_ok=True)
