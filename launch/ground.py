@@ -30,11 +30,12 @@ stage for the truth and says which one loses the rest."""
 EPILOG = """\
 examples:
   launch ground --config stage2_tiny --scene recordings/office --query "the red chair"
-  launch ground --config stage2_tiny --scene recordings/office --query "the sofa" tracker.name=reproject
+  launch ground --config stage2_tiny --scene recordings/office --query "the sofa" \\
+      tracker.name=reproject
   launch ground --config stage2_tiny --split test --limit 100 ground.stage1=runs/stage1_tiny \\
       ground.stage2=runs/stage2_tiny --output runs/ground
-  launch ground --config stage2_1gpu --split test ground.prompted_frames=5 tracker.checkpoint=s.pt \\
-      tracker.config=configs/sam2.1/sam2.1_hiera_l.yaml
+  launch ground --config stage2_1gpu --split test ground.prompted_frames=5 \\
+      tracker.checkpoint=sam2.1_hiera_large.pt tracker.config=configs/sam2.1/sam2.1_hiera_l.yaml
 """
 
 
