@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,7 @@ def run_child(arguments: list[str], log: Path, kill_when: Callable[[], bool] | N
             descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
+            sys.stdout = sys.stderr = os.fdopen(descriptor, "w", buffering=1)
             from scenerl.launch.cli import main
 
             code = main(arguments)
