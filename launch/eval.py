@@ -70,6 +70,7 @@ def evaluate_policy(config: RunConfig, plan: Plan, arguments: argparse.Namespace
     task = open_task(config, read_split(config, split, limit))
     logger.debug("%s", format_plan(plan))
     fleet = open_fleet(config, plan, use_ray=not arguments.no_ray, with_learner=False)
+    stop.install()
     try:
         result = evaluate(
             fleet,

@@ -44,6 +44,10 @@ class StopSignal:
     def __init__(self) -> None:
         """Install the handlers."""
         self.reason: str | None = None
+        self.install()
+
+    def install(self) -> None:
+        """Install the handlers, again after Ray has installed its own."""
         signal.signal(signal.SIGTERM, self._ask)
         signal.signal(signal.SIGINT, self._ask)
 

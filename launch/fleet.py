@@ -167,6 +167,13 @@ class RayFleet:
         self.engine_version = -1
         self.sync_weights()
 
+    def media_bytes(self) -> int:
+        """Return the size of the pixels in the object store."""
+        import ray
+
+        known = ray.experimental.get_object_locations(list(self._pixels.values()))
+        return sum(int(facts.get("object_size") or 0) for facts in known.values())
+
     def close(self) -> None:
         """End all actors and Ray itself."""
         import ray

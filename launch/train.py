@@ -190,6 +190,7 @@ def _train_in(run_dir: Any, config: RunConfig, plan: Plan, *, use_ray: bool) -> 
         scorer.canary()
         fleet = open_fleet(config, plan, use_ray=use_ray)
         stack.callback(fleet.close)
+        stop.install()
         logger.info("engines and learners are ready after %.0f s", time.time() - started)
         measure = Measurement(run_dir, config, fleet, should_stop)
         experience = ExperienceConfig(

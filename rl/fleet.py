@@ -92,6 +92,10 @@ class Fleet(Protocol):
         """Restore what `save` wrote, strictly, and sync the engines."""
         ...
 
+    def media_bytes(self) -> int:
+        """Return how many bytes of pixels are kept for prompts that are not released."""
+        ...
+
     def close(self) -> None:
         """Release everything."""
         ...
@@ -174,6 +178,10 @@ class LocalFleet:
         load_learner(self._trainer, folder)
         self.engine_version = -1
         self.sync_weights()
+
+    def media_bytes(self) -> int:
+        """Nothing is kept elsewhere."""
+        return 0
 
     def close(self) -> None:
         """Close engine and learner."""

@@ -16,7 +16,13 @@ from scenerl.rl.durable import write_json
 from scenerl.rl.experience import Experience, ExperienceMaker, journal_of
 from scenerl.rl.fleet import Fleet
 from scenerl.rl.logprob_gate import check_logprobs
-from scenerl.rl.metrics import MetricLogger, Stopwatch, rollout_metrics, rollout_rows
+from scenerl.rl.metrics import (
+    MetricLogger,
+    Stopwatch,
+    memory_gib,
+    rollout_metrics,
+    rollout_rows,
+)
 from scenerl.rl.records import TrainBatch, UpdateResult
 from scenerl.rl.run_dir import RunDir
 
@@ -123,6 +129,10 @@ class Trainer:
                 self._pending.append(ahead.result())
         with watch.measure("sync"):
             self._fleet.sync_weights()
+        memory = {
+            "memory/driver_gib": memory_gib(),
+            "memory/media_gib": self._fleet.media_bytes() / 2**30,
+        }
         self._fleet.release([group.encoded for group in experience.groups])
         self.step_number = step
         metrics = {
@@ -136,8 +146,15 @@ class Trainer:
             "policy/version": float(self._fleet.policy_version),
             **experience.seconds,
             **watch.seconds,
+            **memory,
         }
         metrics["time/step_s"] = time.perf_counter() - started
+        tokens = metrics["rollout/completion_tokens"] * len(experience.groups)
+        if experience.seconds.get("time/rollout_s"):
+            group_size = len(experience.groups[0].rollouts)
+            metrics["throughput/completion_tokens_per_s"] = (
+                tokens * group_size / experience.seconds["time/rollout_s"]
+            )
         self._record(experience, batches, metrics)
         return result
 

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import os
 import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from scenerl.envs.records import ParseError
@@ -16,7 +18,7 @@ from scenerl.rl.run_dir import RunDir
 from scenerl.rl.trackers import Tracker
 from scenerl.rollout.records import Group, Rollout
 
-WALL_CLOCK = ("time/", "throughput/")
+WALL_CLOCK = ("time/", "throughput/", "memory/")
 """Prefixes of the numbers that differ between two otherwise identical runs."""
 
 
@@ -57,6 +59,12 @@ class Stopwatch:
         finally:
             key = f"time/{name}_s"
             self.seconds[key] = self.seconds.get(key, 0.0) + time.perf_counter() - start
+
+
+def memory_gib() -> float:
+    """Return the memory of this process that is in RAM now, in GiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**30
 
 
 def rollout_metrics(groups: Sequence[Group], scores: Sequence[Sequence[Score]]) -> dict[str, float]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tiny_checkpoint import tiny_checkpoint
 
+from scenerl.rl.metrics import WALL_CLOCK
+
 REWARD = """
 def variety(completions, **kwargs):
     return [len(set(text[0]["content"])) / 50 for text in completions]
@@ -82,7 +84,7 @@ def what_must_agree(run: Path) -> dict[str, object]:
     metrics = []
     for line in (run / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
-        metrics.append({k: v for k, v in row.items() if not k.startswith(("time/", "throughput/"))})
+        metrics.append({k: v for k, v in row.items() if not k.startswith(WALL_CLOCK)})
     newest = max((run / "checkpoints").glob("step_*"))
     files = [*(newest / "model").glob("*.safetensors"), *(newest / "learner").iterdir()]
     files += [run / "ledger.jsonl", *(run / "rollouts").iterdir(), *(run / "predictions").iterdir()]
