@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from scenerl.preprocess.records import Sample
+from scenerl.preprocess.records import DataError, Sample
 
 ROOMS_EXAMPLES = """examples:
   launch preprocess rooms --output data/rooms --train 200 --test 40
@@ -209,4 +209,4 @@ def main(argv: list[str], command: str = "preprocess") -> int:
         return int(arguments.run(arguments))
     except (ValueError, OSError) as error:
         print(f"launch {command}: {error}", file=sys.stderr)
-        return 65
+        return 65 if isinstance(error, DataError | OSError) else 64

@@ -121,7 +121,7 @@ def fuse_box(scene: Scene, object_id: int, frame_indices: list[int]) -> Box3D | 
     import torch
 
     from scenerl.kernels.box_fit import fit_box
-    from scenerl.kernels.clean import keep_largest_component, keep_statistical
+    from scenerl.kernels.clean import keep_statistical, keep_strong_components
     from scenerl.kernels.unproject import unproject
     from scenerl.kernels.voxel import voxel_downsample
 
@@ -142,7 +142,7 @@ def fuse_box(scene: Scene, object_id: int, frame_indices: list[int]) -> Box3D | 
         return None
     points, _ = voxel_downsample(points.float(), 0.02)
     points = points[keep_statistical(points, 16, 2.0)]
-    points = points[keep_largest_component(points, 0.1)]
+    points = points[keep_strong_components(points, 0.1)]
     if len(points) == 0:
         return None
     x0, y0, z0, x1, y1, z1 = (round(value, 4) for value in fit_box(points, 0.002).tolist())

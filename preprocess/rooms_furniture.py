@@ -261,7 +261,7 @@ def _box(rng: np.random.Generator) -> list[Part]:
     return [
         box((0, 0, height / 2), (width, depth, height), "main"),
         box((0, 0, height - 0.04), (width + 0.05, depth + 0.05, 0.07), "main"),
-        box((0, 0, height / 2), (0.07, depth + 0.012, height + 0.012), "linen"),
+        box((0, 0, height / 2 + 0.003), (0.07, depth + 0.012, height + 0.006), "linen"),
     ]
 
 
