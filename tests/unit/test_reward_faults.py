@@ -1,0 +1,306 @@
+"""Plug-ins that misbehave: each is named, counted, ended in time, and leaves nothing running."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rollouts import group, reply
+
+from scenerl.configs.schema import RewardConfig
+from scenerl.rewards.records import RewardError
+from scenerl.rewards.scorer import Scorer
+
+PLUGINS = """
+import ctypes, os, signal, subprocess, sys, threading, time
+
+def good(completions):
+    return [1.0 for _ in completions]
+
+def sleeps(completions):
+    time.sleep(1000)
+
+def holds_the_gil(completions):
+    ctypes.PyDLL(None).sleep(1000)
+
+def ignores_everything(completions):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        try:
+            time.sleep(1000)
+        except BaseException:
+            pass
+
+def exits(completions):
+    sys.exit(3)
+
+def exits_at_once(completions):
+    os._exit(7)
+
+def crashes(completions):
+    ctypes.string_at(0)
+
+def raises(completions):
+    return [1 / (len(c) - 1) for c in completions]
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise RuntimeError("no")
+
+def raises_the_unprintable(completions):
+    raise Unprintable
+
+def nan(completions):
+    return [0.0] + [float("nan")] * (len(completions) - 1)
+
+def infinite(completions):
+    return [float("-inf")] * len(completions)
+
+def text(completions):
+    return ["0.5"] * len(completions)
+
+def nothing(completions):
+    return None
+
+def too_few(completions):
+    return [1.0]
+
+def kills_its_parent(completions):
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(1000)
+
+def closes_everything(completions):
+    os.closerange(0, 1000)
+    return [1.0 for _ in completions]
+
+def writes_junk(completions):
+    for fd in range(3, 20):
+        try:
+            os.write(fd, b"junk" * 100)
+        except OSError:
+            pass
+    return [1.0 for _ in completions]
+
+def writes_a_huge_header(completions):
+    for fd in range(3, 20):
+        try:
+            os.write(fd, bytes([255] * 4))
+        except OSError:
+            pass
+    time.sleep(1000)
+
+def eats_memory(completions):
+    return [float(len(bytearray(8 << 30))) for _ in completions]
+
+def floods(completions):
+    for _ in range(2000):
+        sys.stdout.write("x" * 50_000)
+    return [1.0 for _ in completions]
+
+def forks_and_leaves_a_sleeper(completions):
+    if os.fork() == 0:
+        time.sleep(1000)
+    return [1.0 for _ in completions]
+
+def forks_through(completions):
+    os.fork()
+    return [1.0 for _ in completions]
+
+def starts_a_daemon(completions):
+    subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(1000)
+        os._exit(0)
+    return [1.0 for _ in completions]
+
+def leaves_a_thread(completions):
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    return [1.0 for _ in completions]
+
+def hangs_on_one_sample(completions, sample_id, group_id):
+    if group_id[0] == "bad":
+        time.sleep(1000)
+    return [1.0 for _ in completions]
+
+async def async_hangs_on_one(completions, group_id):
+    import asyncio
+    await asyncio.sleep(1000 if group_id[0] == "bad" else 0.01)
+    return [1.0 for _ in completions]
+
+async def async_blocks_on_one(completions, group_id):
+    if group_id[0] == "bad":
+        time.sleep(1000)
+    return [1.0 for _ in completions]
+"""
+
+FAULTS = {
+    "sleeps": ("timeout", "did not answer within 0.7 s"),
+    "holds_the_gil": ("timeout", "did not answer within 0.7 s"),
+    "ignores_everything": ("timeout", "did not answer within 0.7 s"),
+    "writes_a_huge_header": ("bad reply", "wrote a reply of"),
+    "exits": ("raised", "SystemExit: 3"),
+    "exits_at_once": ("died", "exit code 7"),
+    "crashes": ("died", "SIGSEGV"),
+    "kills_its_parent": ("died", "SIGKILL"),
+    "raises": ("raised", "ZeroDivisionError: division by zero"),
+    "raises_the_unprintable": ("raised", "Unprintable"),
+    "nan": ("bad return", "returned nan for completion 1"),
+    "infinite": ("bad return", "returned -inf for completion 0"),
+    "text": ("bad return", "returned str '0.5' for completion 0"),
+    "nothing": ("bad return", "returned NoneType None"),
+    "too_few": ("bad return", "returned 1 values for 2 completions"),
+    "closes_everything": ("died", ""),
+    "writes_junk": ("bad reply", ""),
+    "eats_memory": ("raised", "MemoryError"),
+}
+HARMLESS = (
+    "good",
+    "floods",
+    "forks_and_leaves_a_sleeper",
+    "forks_through",
+    "starts_a_daemon",
+    "leaves_a_thread",
+)
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("plugins") / "misbehaving.py"
+    file.write_text(PLUGINS)
+    return file
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_running() -> Iterator[None]:
+    yield
+    marked = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if b"SCENERL_REWARD_WORKER=" in entry.read_bytes():
+                marked.append((entry.parent / "cmdline").read_text())
+        except OSError:
+            continue
+    assert marked == []
+
+
+def scorer(plugins: Path, name: str, on_error: str, weight: float = 1.0) -> Scorer:
+    plugin = RewardConfig(
+        path=f"{plugins}:{name}",
+        on_error=on_error,  # type: ignore[arg-type]
+        timeout_s=0.7,
+        max_memory_gib=4.0,
+        weight=weight,
+    )
+    return Scorer([RewardConfig(name="temporal_iou"), plugin])
+
+
+REPLIES = [reply("1s to 3s"), reply("1s to 2s")]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_leaves_the_group_unscored_and_is_counted(name: str, plugins: Path) -> None:
+    cause, text = FAULTS[name]
+    subject = scorer(plugins, name, "none")
+    started = time.monotonic()
+    (scores,) = subject.score([group(REPLIES)])
+    assert time.monotonic() - started < 10.0
+    subject.close()
+    assert [score.value for score in scores] == [None, None]
+    assert [score.parts for score in scores] == [
+        {"temporal_iou": 1.0, name: None},
+        {"temporal_iou": 0.5, name: None},
+    ]
+    assert scores[0].reason is not None
+    assert scores[0].reason.startswith(f"{name}: ")
+    assert text in scores[0].reason
+    assert subject.counters == {f"{name}/errors": 2, f"{name}/{cause}": 2}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_does_no_harm_is_scored_and_cleaned_up(name: str, plugins: Path) -> None:
+    subject = scorer(plugins, name, "raise")
+    for _ in range(3):
+        (scores,) = subject.score([group(REPLIES)])
+        assert [score.value for score in scores] == [2.0, 1.5]
+    subject.close()
+    assert subject.counters == {}
+
+
+def test_raise_names_the_reward_the_sample_and_the_cause(plugins: Path) -> None:
+    subject = scorer(plugins, "raises", "raise")
+    expected = r"reward raises failed on sample canary: raised ZeroDivisionError.*misbehaving\.py"
+    with pytest.raises(RewardError, match=expected):
+        subject.score([group(REPLIES)])
+    subject.close()
+
+
+def test_zero_counts_the_fault_and_gives_zero(plugins: Path) -> None:
+    subject = scorer(plugins, "exits_at_once", "zero")
+    (scores,) = subject.score([group(REPLIES)])
+    subject.close()
+    assert [score.value for score in scores] == [1.0, 0.5]
+    assert scores[0].parts["exits_at_once"] == 0.0
+    assert subject.counters["exits_at_once/errors"] == 2
+
+
+def test_a_failing_metric_of_weight_zero_costs_nothing(plugins: Path) -> None:
+    subject = scorer(plugins, "raises", "none", weight=0.0)
+    (scores,) = subject.score([group(REPLIES)])
+    subject.close()
+    assert [score.value for score in scores] == [1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    "name", ["hangs_on_one_sample", "async_hangs_on_one", "async_blocks_on_one"]
+)
+def test_only_the_group_that_hangs_is_lost(name: str, plugins: Path) -> None:
+    subject = scorer(plugins, name, "none")
+    groups = [group(REPLIES, group_id=group_id) for group_id in ("a", "bad", "b")]
+    scores = subject.score(groups)
+    subject.close()
+    assert [[score.value for score in row] for row in scores] == [
+        [2.0, 1.5],
+        [None, None],
+        [2.0, 1.5],
+    ]
+    assert subject.counters == {f"{name}/errors": 2, f"{name}/timeout": 2}
+
+
+def test_waiting_for_a_plugin_that_always_hangs_has_a_bound(plugins: Path) -> None:
+    subject = scorer(plugins, "sleeps", "none")
+    started = time.monotonic()
+    scores = subject.score([group(REPLIES) for _ in range(20)])
+    assert time.monotonic() - started < 8.0  # three time-outs of 0.7 s and three starts
+    subject.close()
+    assert all(score.value is None for row in scores for score in row)
+    assert subject.counters["sleeps/timeout"] == 40
+
+
+def test_the_plugin_ends_with_the_process_that_asked(plugins: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "pid"
+    file = tmp_path / "tells.py"
+    file.write_text(
+        "import os, pathlib, time\n"
+        "def tells(completions):\n"
+        f"    pathlib.Path({str(marker)!r}).write_text(str(os.getpid()))\n"
+        "    time.sleep(1000)\n"
+    )
+    code = (
+        "from scenerl.rewards.runner import PluginRunner\n"
+        f"runner = PluginRunner('tells', {str(file) + ':tells'!r}, {{}}, 900.0)\n"
+        "runner.call([{'completions': [[{'role': 'assistant', 'content': 'x'}]]}], {})\n"
+    )
+    deadline = time.monotonic() + 30
+    with subprocess.Popen([sys.executable, "-c", code]) as asking:
+        while not (marker.exists() and marker.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        asking.kill()
+    plugin = int(marker.read_text())
+    while Path(f"/proc/{plugin}").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{plugin}").exists()
