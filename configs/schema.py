@@ -245,6 +245,10 @@ class TrackerSftConfig:
     """Then optimizer steps on short clips with memory."""
     clips_per_step: int = 2
     clip_frames: int = 4
+    absent_share: float = 0.0
+    """Share of the clips that are chosen for an object that leaves the view."""
+    score_weight: float = 0.5
+    """Weight of the loss of "the object is in this frame"."""
     learning_rate: float = 1e-3
     warmup_steps: int = 50
     weight_decay: float = 0.01

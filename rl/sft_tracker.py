@@ -145,7 +145,11 @@ def run_boxes(model: Sam2Model, batch: ClipBatch) -> list[FrameOutput]:
 
 
 def tracker_loss(
-    outputs: list[FrameOutput], batch: ClipBatch, *, balance: float = 0.0
+    outputs: list[FrameOutput],
+    batch: ClipBatch,
+    *,
+    balance: float = 0.0,
+    score_weight: float = 0.5,
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the loss and its parts, averaged over objects and frames.
 
@@ -156,6 +160,7 @@ def tracker_loss(
         outputs: What the model said.
         batch: What is true.
         balance: Share of a mask loss in which object and background weigh the same.
+        score_weight: Weight of the score's loss.
     """
     mask_parts, iou_parts, score_parts, ious = [], [], [], []
     for output in outputs:
@@ -178,7 +183,7 @@ def tracker_loss(
         ious.append(iou)
     mask, iou_error = torch.cat(mask_parts).mean(), torch.cat(iou_parts).mean()
     score_loss = torch.cat(score_parts).mean()
-    loss = mask + iou_error + 0.5 * score_loss
+    loss = mask + iou_error + score_weight * score_loss
     parts = {
         "tracker/loss": float(loss.detach()),
         "tracker/mask_loss": float(mask.detach()),
@@ -351,7 +356,9 @@ def _optimize(model: Sam2Model, sampler: ClipSampler, config: RunConfig, folder:
             batch = draw_batch(sampler, settings, config.seed, step).to(model.device)
             outputs = run_boxes(model, batch) if name == "box" else run_clips(model, batch)
             balance = max(0.0, 1 - step / max(1, settings.balance_steps))
-            loss, parts = tracker_loss(outputs, batch, balance=balance)
+            loss, parts = tracker_loss(
+                outputs, batch, balance=balance, score_weight=settings.score_weight
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)

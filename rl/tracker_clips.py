@@ -179,6 +179,8 @@ class ClipSampler:
     def _draw_clip(
         self, rng: np.random.Generator, shape: ClipShape, num_objects: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        share = self.config.absent_share if len(shape.offsets) > 1 else 0.0
+        must_leave = share > 0 and rng.random() < share
         for _ in range(1000):
             scene = self.scene(int(rng.integers(len(self.paths))))
             frames = self._frames(rng, scene, shape)
@@ -186,6 +188,8 @@ class ClipSampler:
                 continue
             ids = np.stack([_instances(scene, frame) for frame in frames])
             objects = self._seen_when_prompted(ids, shape)
+            if must_leave:
+                objects = [k for k in objects if not (ids == k).any(axis=(1, 2)).all()]
             if objects:
                 chosen = rng.permutation(objects)[:num_objects]
                 return self._clip(rng, scene, frames, ids, chosen, shape)
