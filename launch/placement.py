@@ -40,7 +40,7 @@ class Layout:
     bundles: tuple[dict[str, float], ...]
     learners: tuple[Slot, ...]
     engines: tuple[Slot, ...]
-    encoders: tuple[Slot, ...]
+    encoders: tuple[Slot, ...] = ()
     engine_learners: tuple[tuple[int, ...], ...] = ()
     """Learners whose GPUs each engine uses, when it has several and shares them."""
 
@@ -62,50 +62,59 @@ def layout(config: RunConfig, plan: Plan, *, with_learner: bool) -> Layout:
         ResourceError: If engines over several GPUs are to share more of them than learners have.
     """
     learners = plan.role("learner").count if with_learner else 0
-    engines, width = plan.role("engine").count, config.rollout.tensor_parallel_size
     cpus = float(config.cluster.threads_per_actor)
-    encoders = config.cluster.num_encoders
     if not plan.total_gpus:
-        total = learners + engines + encoders
-        slots = [Slot(bundle=i, cpus=cpus, gpus=0) for i in range(total)]
-        bundles = tuple({"CPU": cpus} for _ in range(total))
-        shared: tuple[tuple[int, ...], ...] = ()
-        first, second = slots[:learners], slots[learners : learners + engines]
-        return Layout(
-            bundles=bundles,
-            learners=tuple(first),
-            engines=tuple(second),
-            encoders=tuple(slots[learners + engines :]),
-        )
-    if plan.colocate and with_learner:
-        if width > 1 and engines * width > learners:
-            raise ResourceError(
-                f"{engines} engines over {width} GPUs each share {engines * width} GPUs with "
-                f"{learners} learners; set cluster.num_learners to {engines * width} or more, or "
-                "cluster.colocate=false"
-            )
-        devices = max(learners, engines * width)
-        gpu_bundles = [{"GPU": 1.0, "CPU": 2 * cpus} for _ in range(devices)]
-        learner_slots = [Slot(bundle=i, cpus=cpus, gpus=0.5) for i in range(learners)]
-        engine_slots = [
-            Slot(bundle=e * width, cpus=cpus, gpus=0.5 if width == 1 else 0) for e in range(engines)
-        ]
-        shared = tuple(
-            tuple(range(e * width, (e + 1) * width)) for e in range(engines if width > 1 else 0)
-        )
+        where = _on_cpus(learners, plan.role("engine").count, cpus)
+    elif plan.colocate and with_learner:
+        where = _colocated(learners, plan.role("engine").count, config, cpus)
     else:
-        gpu_bundles = [{"GPU": 1.0, "CPU": cpus} for _ in range(learners)]
-        gpu_bundles += [{"GPU": float(width), "CPU": cpus} for _ in range(engines)]
-        learner_slots = [Slot(bundle=i, cpus=cpus, gpus=1) for i in range(learners)]
-        engine_slots = [Slot(bundle=learners + e, cpus=cpus, gpus=width) for e in range(engines)]
-        shared = ()
-    first_encoder = len(gpu_bundles)
+        where = _separate(learners, plan.role("engine").count, config, cpus)
+    first, encoders = len(where.bundles), config.cluster.num_encoders
+    return dataclasses.replace(
+        where,
+        bundles=(*where.bundles, *({"CPU": cpus} for _ in range(encoders))),
+        encoders=tuple(Slot(bundle=first + i, cpus=cpus, gpus=0) for i in range(encoders)),
+    )
+
+
+def _on_cpus(learners: int, engines: int, cpus: float) -> Layout:
+    slots = [Slot(bundle=i, cpus=cpus, gpus=0) for i in range(learners + engines)]
     return Layout(
-        bundles=(*gpu_bundles, *({"CPU": cpus} for _ in range(encoders))),
-        learners=tuple(learner_slots),
-        engines=tuple(engine_slots),
-        encoders=tuple(Slot(bundle=first_encoder + i, cpus=cpus, gpus=0) for i in range(encoders)),
-        engine_learners=shared,
+        bundles=tuple({"CPU": cpus} for _ in slots),
+        learners=tuple(slots[:learners]),
+        engines=tuple(slots[learners:]),
+    )
+
+
+def _colocated(learners: int, engines: int, config: RunConfig, cpus: float) -> Layout:
+    width = config.rollout.tensor_parallel_size
+    if width > 1 and engines * width > learners:
+        raise ResourceError(
+            f"{engines} engines over {width} GPUs each share {engines * width} GPUs with "
+            f"{learners} learners; set cluster.num_learners to {engines * width} or more, or "
+            "cluster.colocate=false"
+        )
+    devices = max(learners, engines * width)
+    share = 0.5 if width == 1 else 0
+    return Layout(
+        bundles=tuple({"GPU": 1.0, "CPU": 2 * cpus} for _ in range(devices)),
+        learners=tuple(Slot(bundle=i, cpus=cpus, gpus=0.5) for i in range(learners)),
+        engines=tuple(Slot(bundle=e * width, cpus=cpus, gpus=share) for e in range(engines)),
+        engine_learners=tuple(
+            tuple(range(e * width, (e + 1) * width)) for e in range(engines if width > 1 else 0)
+        ),
+    )
+
+
+def _separate(learners: int, engines: int, config: RunConfig, cpus: float) -> Layout:
+    width = config.rollout.tensor_parallel_size
+    return Layout(
+        bundles=(
+            *({"GPU": 1.0, "CPU": cpus} for _ in range(learners)),
+            *({"GPU": float(width), "CPU": cpus} for _ in range(engines)),
+        ),
+        learners=tuple(Slot(bundle=i, cpus=cpus, gpus=1) for i in range(learners)),
+        engines=tuple(Slot(bundle=learners + e, cpus=cpus, gpus=width) for e in range(engines)),
     )
 
 
@@ -115,54 +124,60 @@ def place(config: RunConfig, plan: Plan, *, with_learner: bool) -> Placed:
     Raises:
         ResourceError: If the cluster does not have the bundles before the deadline.
     """
-    cluster = config.cluster
+    timeout_s = config.cluster.start_timeout_s
     where = layout(config, plan, with_learner=with_learner)
-    group = placement_group(list(where.bundles), strategy="PACK")
-    if not group.wait(timeout_seconds=cluster.start_timeout_s):
-        found = {name: n for name, n in ray.cluster_resources().items() if name in ("CPU", "GPU")}
-        ray.util.remove_placement_group(group)
-        raise ResourceError(
-            f"the run needs the bundles {list(where.bundles)}, the cluster has {found} in all and "
-            f"did not free them within {cluster.start_timeout_s:.0f} s; lower "
-            "cluster.num_learners, rollout.num_engines or cluster.num_encoders"
-        )
+    group = _reserve(where, timeout_s)
     actor_config = ActorConfig(
         model=config.model,
         rollout=config.rollout,
         train=config.train,
         seed=config.seed,
-        threads=cluster.threads_per_actor,
+        threads=config.cluster.threads_per_actor,
     )
-
-    def options(slot: Slot) -> dict[str, Any]:
-        strategy = PlacementGroupSchedulingStrategy(
-            placement_group=group, placement_group_bundle_index=slot.bundle
-        )
-        return {"num_cpus": slot.cpus, "num_gpus": slot.gpus, "scheduling_strategy": strategy}
-
-    count, address = len(where.learners), None
-    if count > 1:
-        strategy = options(where.learners[0])["scheduling_strategy"]
-        call = free_address.options(scheduling_strategy=strategy).remote()
-        address = wait_for(call, "an address for the learners", cluster.start_timeout_s)
     learner_class: Any = LearnerActor
     engine_class: Any = EngineActor
     encoder_class: Any = EncoderActor
+    count, address = len(where.learners), None
+    if count > 1:
+        strategy = _options(group, where.learners[0])["scheduling_strategy"]
+        call = free_address.options(scheduling_strategy=strategy).remote()
+        address = wait_for(call, "an address for the learners", timeout_s)
     learners = [
-        learner_class.options(**options(slot)).remote(
+        learner_class.options(**_options(group, slot)).remote(
             actor_config, Rank(rank=rank, world_size=count, address=address)
         )
         for rank, slot in enumerate(where.learners)
     ]
-    devices = _shared_devices(where, learners, cluster.start_timeout_s)
+    devices = _shared_devices(where, learners, timeout_s)
     engines = [
-        engine_class.options(**options(slot)).remote(actor_config, devices[number])
+        engine_class.options(**_options(group, slot)).remote(actor_config, devices[number])
         for number, slot in enumerate(where.engines)
     ]
     encoders = [
-        encoder_class.options(**options(slot)).remote(actor_config) for slot in where.encoders
+        encoder_class.options(**_options(group, slot)).remote(actor_config)
+        for slot in where.encoders
     ]
     return Placed(group=group, learners=learners, engines=engines, encoders=encoders)
+
+
+def _reserve(where: Layout, timeout_s: float) -> Any:
+    group = placement_group(list(where.bundles), strategy="PACK")
+    if group.wait(timeout_seconds=timeout_s):
+        return group
+    found = {name: n for name, n in ray.cluster_resources().items() if name in ("CPU", "GPU")}
+    ray.util.remove_placement_group(group)
+    raise ResourceError(
+        f"the run needs the bundles {list(where.bundles)}, the cluster has {found} in all and "
+        f"did not free them within {timeout_s:.0f} s; lower cluster.num_learners, "
+        "rollout.num_engines or cluster.num_encoders"
+    )
+
+
+def _options(group: Any, slot: Slot) -> dict[str, Any]:
+    strategy = PlacementGroupSchedulingStrategy(
+        placement_group=group, placement_group_bundle_index=slot.bundle
+    )
+    return {"num_cpus": slot.cpus, "num_gpus": slot.gpus, "scheduling_strategy": strategy}
 
 
 def _shared_devices(

@@ -162,8 +162,7 @@ def _train_in(run_dir: Any, config: RunConfig, plan: Plan, *, use_ray: bool) -> 
     """Train in an open run directory; returns why it stopped, or None at the end."""
     from scenerl.launch.session import open_fleet, open_task, read_split
     from scenerl.launch.stage_data import stage_spans, write_span_report
-    from scenerl.rewards.scorer import Scorer
-    from scenerl.rl.experience import ExperienceConfig, ExperienceMaker
+    from scenerl.rl.experience import ExperienceMaker
     from scenerl.rl.loop import Parts, Trainer
 
     stop = StopSignal()
@@ -178,41 +177,24 @@ def _train_in(run_dir: Any, config: RunConfig, plan: Plan, *, use_ray: bool) -> 
     task, eval_task = open_task(config, samples, spans_s), open_task(config, held_out)
     if spans_s is not None:
         write_span_report(run_dir.path, samples, spans_s)
-    scorer = Scorer(
-        config.rewards,
-        task=config.env.name,
-        tracker=config.tracker,
-        lift=config.lift,
-        max_steps=config.train.max_steps,
-    )
     with contextlib.ExitStack() as stack:
-        stack.callback(scorer.close)
-        scorer.canary()
+        scorer = stack.enter_context(_scorer(config))
         fleet = open_fleet(config, plan, use_ray=use_ray)
         stack.callback(fleet.close)
         stop.install()
         logger.info("engines and learners are ready after %.0f s", time.time() - started)
         measure = Measurement(run_dir, config, fleet, should_stop)
-        experience = ExperienceConfig(
-            seed=config.seed,
-            prompts_per_step=config.train.prompts_per_step,
-            group_size=config.rollout.group_size,
-            max_refills=config.train.max_refills,
-            zero_spread_tolerance=config.train.zero_spread_tolerance,
-        )
         commit = run_dir.checkpoints.newest()
         metric_logger = stack.enter_context(_logger(run_dir, config, commit.step if commit else 0))
-        trainer = Trainer(
-            Parts(
-                fleet=fleet,
-                maker=ExperienceMaker(task, fleet, scorer, experience),
-                run_dir=run_dir,
-                logger=metric_logger,
-                should_stop=should_stop,
-                evaluate=lambda step: measure.during(eval_task, step),
-            ),
-            config.train,
+        parts = Parts(
+            fleet=fleet,
+            maker=ExperienceMaker(task, fleet, scorer, _experience_config(config)),
+            run_dir=run_dir,
+            logger=metric_logger,
+            should_stop=should_stop,
+            evaluate=lambda step: measure.during(eval_task, step),
         )
+        trainer = Trainer(parts, config.train)
         if commit is None:
             measure.whole(eval_task, "before", "start")
         trainer.resume(commit)
@@ -220,6 +202,37 @@ def _train_in(run_dir: Any, config: RunConfig, plan: Plan, *, use_ray: bool) -> 
         if reason is None:
             measure.finish(task, eval_task, trainer.step_number)
         return reason
+
+
+def _experience_config(config: RunConfig) -> Any:
+    from scenerl.rl.experience import ExperienceConfig
+
+    return ExperienceConfig(
+        seed=config.seed,
+        prompts_per_step=config.train.prompts_per_step,
+        group_size=config.rollout.group_size,
+        max_refills=config.train.max_refills,
+        zero_spread_tolerance=config.train.zero_spread_tolerance,
+    )
+
+
+@contextlib.contextmanager
+def _scorer(config: RunConfig) -> Iterator[Any]:
+    """Start the rewards and try each once."""
+    from scenerl.rewards.scorer import Scorer
+
+    scorer = Scorer(
+        config.rewards,
+        task=config.env.name,
+        tracker=config.tracker,
+        lift=config.lift,
+        max_steps=config.train.max_steps,
+    )
+    try:
+        scorer.canary()
+        yield scorer
+    finally:
+        scorer.close()
 
 
 @contextlib.contextmanager
