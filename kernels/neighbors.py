@@ -13,15 +13,17 @@ from scenerl.kernels.voxel import pack_cells
 
 PAIRS_AT_ONCE = 4_000_000
 """Candidate pairs held in memory at once; a pair takes about 40 bytes."""
-SAMPLE_SIZE = 256
+FEW_POINTS = 32
+"""So many points are compared with all others instead of through a grid."""
+SAMPLE_SIZE = 64
 """Points from which the size of the grid cells is estimated; it decides speed only."""
 
 
 def neighbor_distances(points: Float[Tensor, "n 3"], count: int) -> Float[Tensor, "n count"]:
     """Find the distances to the `count` nearest points, the point itself (0) included.
 
-    Exact. A grid serves the points whose neighbours are near; the few others are searched against
-    all points.
+    Exact. A grid serves the points whose neighbours are near; the others are searched again in a
+    grid of twice the cell, and the last few against all points.
 
     Args:
         points: The cloud.
@@ -32,15 +34,18 @@ def neighbor_distances(points: Float[Tensor, "n 3"], count: int) -> Float[Tensor
     """
     cell = _typical_reach(points, count)
     result = points.new_full((len(points), count), torch.inf)
-    for rows, candidates, valid in candidate_blocks(points, cell):
-        gap = (points[rows][:, None] - points[candidates]).norm(dim=2)
-        gap = torch.where(valid, gap, torch.inf)  # [rows, candidates]
-        if gap.shape[1] >= count:
-            result[rows] = gap.topk(count, largest=False).values
-    unsure = (result[:, -1] > cell).nonzero()[:, 0]
-    for rows in torch.split(unsure, max(1, PAIRS_AT_ONCE // len(points))):
-        gap = torch.cdist(points[rows], points, compute_mode="donot_use_mm_for_euclid_dist")
-        result[rows] = gap.topk(count, largest=False).values
+    unsure = torch.arange(len(points), device=points.device)
+    while len(unsure) > FEW_POINTS:
+        for rows, candidates, valid in candidate_blocks(points, cell, unsure):
+            if candidates.shape[1] >= count:
+                gap = (points[rows][:, None] - points[candidates]).norm(dim=2)
+                gap = torch.where(valid, gap, torch.inf)  # [rows, candidates]
+                result[rows] = gap.topk(count, largest=False).values
+        unsure = unsure[result[unsure, -1] > cell]
+        cell *= 2
+    if len(unsure):
+        gap = torch.cdist(points[unsure], points, compute_mode="donot_use_mm_for_euclid_dist")
+        result[unsure] = gap.topk(count, largest=False).values
     return result
 
 
@@ -86,7 +91,7 @@ def _typical_reach(points: Tensor, count: int) -> float:
     sample = points[:: max(1, len(points) // SAMPLE_SIZE)]
     gap = torch.cdist(sample, points, compute_mode="donot_use_mm_for_euclid_dist")
     reach = gap.topk(count, largest=False).values[:, -1]
-    return max(float(reach.quantile(0.8)), 1e-9)
+    return max(float(reach.quantile(0.6)), 1e-9)
 
 
 def _block_size(total: Tensor, by_total: Tensor, start: int) -> int:
