@@ -79,6 +79,7 @@ class Encoder:
         text = self._processor.apply_chat_template(
             list(prompt.messages), tokenize=False, add_generation_prompt=True
         )
+        self._check_placeholders(prompt, text)
         seconds = tuple(self._second_per_grid(ref) for ref in prompt.media)
         outputs = self._process(text, prompt.media, seconds)
         ids = torch.as_tensor(outputs["input_ids"][0], dtype=torch.int64)
@@ -123,6 +124,17 @@ class Encoder:
                 f"prompt {prompt.prompt_id} has media parts {parts} in its messages, but media "
                 f"{list(kinds)}; expected one medium per part, in the same order"
             )
+
+    def _check_placeholders(self, prompt: Prompt, text: str) -> None:
+        for kind in ("image", "video"):
+            token = getattr(self._processor, f"{kind}_token")
+            media = sum(ref.kind == kind for ref in prompt.media)
+            if text.count(token) != media:
+                raise EncodingError(
+                    f"prompt {prompt.prompt_id} shows {token} {text.count(token)} times in its "
+                    f"text for {media} {kind} parts; remove media tokens from the question, or "
+                    "use the chat template that belongs to the processor"
+                )
 
     def _check_length(self, prompt: Prompt, length: int) -> None:
         if self._max_prompt_length is not None and length > self._max_prompt_length:

@@ -94,15 +94,14 @@ class VllmEngine:
         """Replace all weights in memory and drop every cache made with the old ones."""
         before = self.checksum()
         checked = CheckedWeights(weights, self._shapes)
-        with torch.no_grad():
-            self._engine.collective_rpc(
-                "reload_weights", kwargs={"weights_iterator": iter(checked)}
-            )
-        digest = checked.finish()
-        self._engine.reset_mm_cache()
-        self._engine.reset_encoder_cache()
-        if not self._engine.reset_prefix_cache():
-            raise EngineError("the prefix cache is in use; load weights only between generations")
+        try:
+            with torch.no_grad():
+                self._engine.collective_rpc(
+                    "reload_weights", kwargs={"weights_iterator": iter(checked)}
+                )
+            digest = checked.finish()
+        finally:
+            self._reset_caches()
         check_followed((self._digest, digest), (before, self.checksum()))
         self._digest = digest
         self.policy_version = policy_version
@@ -115,6 +114,13 @@ class VllmEngine:
     def close(self) -> None:
         """Shut vLLM down."""
         self._engine.engine_core.shutdown()
+
+    def _reset_caches(self) -> None:
+        """Drop what was computed with other weights, in the scheduler and in the worker."""
+        self._engine.reset_mm_cache()
+        self._engine.reset_encoder_cache()
+        if not self._engine.reset_prefix_cache():
+            raise EngineError("the prefix cache is in use; load weights only between generations")
 
     def _sampling(self, encoded: EncodedPrompt, temperature: float, seed: int) -> Any:
         from vllm import SamplingParams

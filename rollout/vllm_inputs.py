@@ -38,7 +38,7 @@ def engine_input(
     by_kind: dict[str, list[int]] = {}
     for medium, kind in enumerate(encoded.media_kinds):
         by_kind.setdefault(kind, []).append(medium)
-    ranges = _placeholder_ranges(encoded, runs)
+    ranges = _placeholder_ranges(encoded, runs, tokens.family == "qwen3_vl")
     return mm_input(
         ids,
         _kwargs_items(encoded, tokens, by_kind),
@@ -47,14 +47,16 @@ def engine_input(
     )
 
 
-def _placeholder_ranges(encoded: EncodedPrompt, runs: tuple[PlaceholderRun, ...]) -> list[Any]:
+def _placeholder_ranges(
+    encoded: EncodedPrompt, runs: tuple[PlaceholderRun, ...], is_split_by_time: bool
+) -> list[Any]:
     """One range per medium; that of a Qwen3-VL video covers the time stamps between its frames."""
     from vllm.multimodal.inputs import PlaceholderRange
 
     ranges = []
-    for medium in range(len(encoded.media_kinds)):
+    for medium, kind in enumerate(encoded.media_kinds):
         own = [run for run in runs if run.medium == medium]
-        if len(own) == 1:
+        if kind == "image" or not is_split_by_time:
             ranges.append(PlaceholderRange(offset=own[0].start, length=own[0].stop - own[0].start))
             continue
         # vLLM looks for the frame's vision_start token, which stands before the first run

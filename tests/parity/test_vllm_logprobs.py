@@ -88,9 +88,9 @@ def test_scores_are_the_logprobs_of_the_same_tokens(tiny):
 
 def test_vision_tokens_are_never_sampled_and_ends_are_flagged(tiny):
     _, encoder, prompts, engine = tiny
-    [group] = engine.generate([prompts["image"]], [list(range(64))], temperature=5.0)
+    [group] = engine.generate([prompts["image"]], [list(range(64))], temperature=2.0)
     drawn = {token for one in group for token in one.completion_ids}
-    assert len(drawn) > 200  # nearly uniform over 264 tokens
+    assert len(drawn) > 150  # of 264
     assert not drawn & set(encoder.tokens.banned_ids)
     for completion in group:
         assert completion.is_truncated != (completion.completion_ids[-1] in encoder.eos_ids)

@@ -122,5 +122,5 @@ def test_bad_weights_and_bad_prompts_are_refused(folder, prompts, tmp_path):
     changed = dataclasses.replace(prompts[1], pixel_values=prompts[1].pixel_values + 1)
     with pytest.raises(EncodingError, match="changed after encoding"):
         engine.generate([changed], [[1]])
-    with pytest.raises(EngineError, match="set model.path"):
+    with pytest.raises(EngineError, match=r"set model\.path"):
         make_engine(tmp_path, ModelConfig(path=str(tmp_path)), ROLLOUT)
