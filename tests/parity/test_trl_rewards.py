@@ -1,6 +1,7 @@
 """TRL's reward functions run unchanged, and give what TRL's own trainer gets from them."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,9 +91,7 @@ def by_trl(trainer: SimpleNamespace, paths: list[str], columns: dict[str, Any]) 
 def test_trls_trainer_and_our_scorer_give_the_same(
     styles: Path, trainer: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import trl.import_utils
-
-    monkeypatch.setattr(trl.import_utils, "is_vllm_available", lambda *_, **__: False)
+    monkeypatch.setattr(sys.modules["trl.import_utils"], "is_vllm_available", lambda *_, **__: False)
     import trl.trainer.grpo_trainer as grpo_trainer  # a minute quicker without vLLM
 
     class NoTiming:
