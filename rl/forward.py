@@ -68,8 +68,9 @@ def packed_mask(blocks: Int[Tensor, "batch tokens"]) -> Bool[Tensor, "batch 1 to
             the prompt and to earlier padding, so that no row is empty; nobody attends to it.
     """
     query, key = blocks[:, :, None], blocks[:, None, :]
-    causal = torch.ones(blocks.shape[1], blocks.shape[1], dtype=torch.bool).tril()
-    return (causal.to(blocks.device) & ((key == 0) | (key == query)))[:, None]
+    tokens = blocks.shape[1]
+    causal = torch.ones(tokens, tokens, dtype=torch.bool, device=blocks.device).tril()
+    return (causal & ((key == 0) | (key == query)))[:, None]
 
 
 def packed_position_ids(pack: Pack) -> Int[Tensor, "3 tokens"]:

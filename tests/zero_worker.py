@@ -11,11 +11,12 @@ from scenerl.rl.learner_deepspeed import DeepSpeedLearner
 
 
 def run(folder: Path, rank: int, world_size: int, port: int, stage: int) -> None:
-    def learner(dtype="float32", lora_r=0):
+    def learner(dtype="float32", lora_r=0, adam_epsilon=1.0):
         return DeepSpeedLearner(
             ModelConfig(path=str(folder / "model"), dtype=dtype, lora_r=lora_r),
             TrainConfig(
-                learning_rate=1e-3,
+                learning_rate=0.5 if adam_epsilon == 1.0 else 1e-3,
+                adam_epsilon=adam_epsilon,
                 zero_stage=stage,
                 beta=0.1,
                 num_iterations=2,
@@ -45,7 +46,7 @@ def run(folder: Path, rank: int, world_size: int, port: int, stage: int) -> None
     again = resumed.update([zero_batch()])
     resumed_end = dict(resumed.weights())
 
-    adapted = learner("bfloat16" if stage else "float32", lora_r=4)
+    adapted = learner("bfloat16" if stage else "float32", lora_r=4, adam_epsilon=1e-8)
     kl = [adapted.update([zero_batch()]).metrics["policy/kl"] for _ in range(2)]
     if rank == 0:
         torch.save(

@@ -54,7 +54,8 @@ def torch_run(folder):
     learner = TorchLearner(
         ModelConfig(path=str(folder / "model")),
         TrainConfig(
-            learning_rate=1e-3,
+            learning_rate=0.5,
+            adam_epsilon=1.0,  # keeps the step proportional to the gradient, so noise stays noise
             beta=0.1,
             num_iterations=2,
             gradient_accumulation_steps=2,
@@ -90,8 +91,7 @@ def check_stage(folder, stage, expected):
         moved = torch.cat([(reference[k] - initial[k]).flatten() for k in initial])
         difference = torch.cat([(name[k] - reference[k]).flatten() for k in initial])
         assert float(moved.abs().max()) > 1e-3
-        # Adam divides by the gradient's own size: where that is rounding noise, so is the step
-        assert float(difference.norm() / moved.norm()) < 1e-3
+        assert float(difference.abs().max()) < 1e-6
     for ours, theirs in zip(found["metrics"][:3], metrics, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
     assert found["metrics"][3] == found["metrics"][1]  # resumed, bit-identical
