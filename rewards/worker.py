@@ -47,7 +47,7 @@ class Worker:
 
     def __init__(self) -> None:
         """Start the process; it imports nothing of the plug-in yet."""
-        self._mark = uuid.uuid4().hex
+        self._mark = f"{os.getpid()}-{uuid.uuid4().hex}"
         self._process, self._request_fd, self._reply_fd, self._output_fd = _STARTER.submit(
             _start, self._mark
         ).result()

@@ -91,7 +91,8 @@ def by_trl(trainer: SimpleNamespace, paths: list[str], columns: dict[str, Any]) 
 def test_trls_trainer_and_our_scorer_give_the_same(
     styles: Path, trainer: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["trl.import_utils"], "is_vllm_available", lambda *_, **__: False)
+    imports = sys.modules["trl.import_utils"]
+    monkeypatch.setattr(imports, "is_vllm_available", lambda *_, **__: False)
     import trl.trainer.grpo_trainer as grpo_trainer  # a minute quicker without vLLM
 
     class NoTiming:

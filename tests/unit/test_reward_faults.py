@@ -1,5 +1,6 @@
 """Plug-ins that misbehave: each is named, counted, ended in time, and leaves nothing running."""
 
+import os
 import subprocess
 import sys
 import time
@@ -179,9 +180,10 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _nothing_is_left_running() -> Iterator[None]:
     yield
     marked = []
+    mark = f"SCENERL_REWARD_WORKER={os.getpid()}-".encode()
     for entry in Path("/proc").glob("[0-9]*/environ"):
         try:
-            if b"SCENERL_REWARD_WORKER=" in entry.read_bytes():
+            if mark in entry.read_bytes():
                 marked.append((entry.parent / "cmdline").read_text())
         except OSError:
             continue
