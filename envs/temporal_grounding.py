@@ -1,5 +1,6 @@
 """Temporal grounding (stage 1): when can the thing asked about be seen?"""
 
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,10 @@ class TemporalGrounding:
         return span_s if isinstance(span_s, ParseError) else SpanAnswer(span_s=span_s)
 
     def reference_completion(self, prompt: Prompt, *, noise: float = 0.0, seed: int = 0) -> str:
-        """Write the reply that names the longest true span, to a tenth of a second."""
+        """Write the reply that names the longest true span, to a tenth of a second.
+
+        The short template writes whole seconds, one number token each for a small policy.
+        """
         spans_s = prompt.sample.target.spans_s
         if not spans_s:
             raise ValueError(
@@ -67,9 +71,10 @@ class TemporalGrounding:
         if noise > 0:
             seed = derive_seed(seed, prompt.prompt_id)
             start, end = _jitter((start, end), noise, prompt.media[0].duration_s, seed)
-        span = f"{seconds(start)} to {seconds(end)}"
         if self.config.template == "short":
-            return reply_text(short_query(prompt.sample.question), span)
+            whole = f"{math.floor(start + 0.5)}s to {math.floor(end + 0.5)}s"
+            return reply_text(short_query(prompt.sample.question), whole)
+        span = f"{seconds(start)} to {seconds(end)}"
         subject = short_query(prompt.sample.question)
         return reply_text(f"Looking for: {subject}. It can be seen from {span}.", span)
 
