@@ -76,7 +76,7 @@ def test_a_patch_of_a_wall_gets_its_box_and_cloud(wall, tmp_path):
     assert row["box_max"] == pytest.approx([0.5, 0.25, 2.0], abs=1e-4)
     assert {item["file"]: item["reason"] for item in report["skipped_frames"]} == {
         "5.png": "the scene has no such frame",
-        "nonsense.png": "not a frame number",
+        "nonsense.png": "the name is not a frame number",
     }
     header = (tmp_path / "7.ply").read_bytes()[:60]
     assert header.startswith(b"ply\nformat binary_little_endian 1.0\nelement vertex 231")
@@ -91,15 +91,15 @@ def test_a_patch_of_a_wall_gets_its_box_and_cloud(wall, tmp_path):
         (None, "no PNG file"),
     ],
 )
-def test_wrong_masks_are_refused_with_a_reason(wall, tmp_path, caplog, mask, said):
+def test_wrong_masks_are_refused_with_a_reason(wall, tmp_path, capsys, mask, said):
     masks = tmp_path / "masks"
     masks.mkdir()
     if mask is not None:
         write_mask(masks, "0.png", mask)
     assert lift(wall, masks, tmp_path / "out.json") == 65
-    assert said in caplog.text
+    assert said in capsys.readouterr().err
 
 
-def test_an_override_of_another_section_is_refused(wall, tmp_path, caplog):
+def test_an_override_of_another_section_is_refused(wall, tmp_path, capsys):
     assert lift(wall, tmp_path, tmp_path / "out.json", "train.max_steps=1") == 64
-    assert "lift.key=value" in caplog.text
+    assert "lift.key=value" in capsys.readouterr().err
