@@ -12,6 +12,7 @@ import numpy as np
 from scenerl.envs.chain import PREDICTED, oracle_table
 from scenerl.launch.grounding import GroundResult
 from scenerl.launch.overview import (
+    MASK_COLOR,
     PREDICTED_COLOR,
     TRUE_COLOR,
     draw_cloud,
@@ -163,7 +164,8 @@ def _cloud_panels(result: GroundResult, scene: Scene) -> list[np.ndarray]:
     if result.lifted is not None:
         found = result.lifted.object.points_world
         points = np.concatenate([points, found])
-        colors = np.concatenate([colors, np.tile(np.uint8([255, 190, 0]), (len(found), 1))])
+        yellow = np.array([MASK_COLOR], np.uint8)
+        colors = np.concatenate([colors, yellow.repeat(len(found), axis=0)])
     boxes = [
         (result.sample.target.box_world, TRUE_COLOR),
         (result.box_world, PREDICTED_COLOR),

@@ -85,7 +85,8 @@ def draw_cloud(
     middle = (lower + upper) / 2
 
     def place(flat_points: np.ndarray) -> np.ndarray:
-        return (flat_points[:, :2] - middle) * scale + PANEL / 2
+        placed: np.ndarray = (flat_points[:, :2] - middle) * scale + PANEL / 2
+        return placed
 
     picture = np.full((PANEL, PANEL, 3), 255, np.uint8)
     nearest_last = np.argsort(flat[:, 2], kind="stable")
