@@ -93,6 +93,7 @@ class VllmEngine:
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
         """Replace all weights in memory and drop every cache made with the old ones."""
         before = self.checksum()
+        known, self._digest = self._digest, None  # unknown again if loading fails halfway
         checked = CheckedWeights(weights, self._shapes)
         try:
             with torch.no_grad():
@@ -102,7 +103,7 @@ class VllmEngine:
             digest = checked.finish()
         finally:
             self._reset_caches()
-        check_followed((self._digest, digest), (before, self.checksum()))
+        check_followed((known, digest), (before, self.checksum()))
         self._digest = digest
         self.policy_version = policy_version
 
