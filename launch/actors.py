@@ -64,18 +64,19 @@ class EncoderActor:
         """Answer once the actor is up."""
         return True
 
-    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
-    def encode(self, prompt: Prompt) -> tuple[EncodedPrompt | EncodeFailure, Any]:
-        """Return the encoded prompt without its pixels, and the pixels as an object of their own.
+    @ray.method(num_returns=3)  # type: ignore[untyped-decorator]
+    def encode(self, prompt: Prompt) -> tuple[EncodedPrompt | EncodeFailure, Any, int]:
+        """Return the encoded prompt without its pixels, the pixels as an object, and their bytes.
 
         The second object is read in place by whoever needs it and never passes the driver.
         """
         encoded = encode_one(self._encoder, prompt, self._max_prompt_length)
         if isinstance(encoded, EncodeFailure):
-            return encoded, None
+            return encoded, None, 0
         pixels = encoded.pixel_values
         array = None if pixels is None else pixels.contiguous().numpy()
-        return dataclasses.replace(encoded, pixel_values=None), array
+        size = 0 if array is None else int(array.nbytes)
+        return dataclasses.replace(encoded, pixel_values=None), array, size
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)

@@ -45,6 +45,7 @@ class RayFleet:
         from scenerl.launch.placement import place
 
         self._pixels: dict[str, Any] = {}
+        self._bytes: dict[str, int] = {}
         self._users: Counter[str] = Counter()
         self._group: Any = None
         self._next_encoder = 0
@@ -76,11 +77,12 @@ class RayFleet:
             self._next_encoder += 1
             calls.append(actor.encode.remote(prompt))
         results = []
-        for prompt, (light, pixels) in zip(prompts, calls, strict=True):
+        for prompt, (light, pixels, size) in zip(prompts, calls, strict=True):
             what = f"encoding {prompt.prompt_id}"
             result = wait_for(light, what, self._cluster.step_timeout_s)
             if not isinstance(result, EncodeFailure):
                 self._pixels[result.content_hash] = pixels
+                self._bytes[result.content_hash] = wait_for(size, what, 60.0)
                 self._users[result.content_hash] += 1
             results.append(result)
         return results
@@ -92,6 +94,7 @@ class RayFleet:
             if self._users[item.content_hash] <= 0:
                 del self._users[item.content_hash]
                 self._pixels.pop(item.content_hash, None)
+                self._bytes.pop(item.content_hash, None)
 
     def generate(
         self,
@@ -169,10 +172,7 @@ class RayFleet:
 
     def media_bytes(self) -> int:
         """Return the size of the pixels in the object store."""
-        import ray
-
-        known = ray.experimental.get_object_locations(list(self._pixels.values()))
-        return sum(int(facts.get("object_size") or 0) for facts in known.values())
+        return sum(self._bytes.values())
 
     def close(self) -> None:
         """End all actors and Ray itself."""
