@@ -89,10 +89,9 @@ def dense_target(media: MediaRef, object_id: int | None, vocabulary: Vocabulary)
     cells = _cover(pairs)
     boxes = np.zeros((*cells.shape, 4), dtype=np.int64)
     if media.kind == "image":
-        for object_id in np.unique(pairs[0][pairs[0] > 0]):
-            ys, xs = np.nonzero(pairs[0] == object_id)
-            edges = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
-            boxes[cells == object_id] = edges
+        for shown in np.unique(pairs[0][pairs[0] > 0]):
+            ys, xs = np.nonzero(pairs[0] == shown)
+            boxes[cells == shown] = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
     times = np.full(cells.shape, -1)
     if media.kind == "video":
         times[:] = np.round(np.array(media.times_s[0::2]))[:, None, None]
