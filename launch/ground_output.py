@@ -99,6 +99,7 @@ def answer_row(result: GroundResult) -> dict[str, Any]:
         "question": sample.question,
         "kind": sample.kind,
         "scene": result.scene_path.name,
+        "scene_path": str(result.scene_path),
         "span_s": result.span.span_s,
         "true_spans_s": sample.target.spans_s,
         "temporal_iou": result.temporal_iou,

@@ -1,218 +1,183 @@
 "use strict";
+/* The page: what a run learned, what it wrote, and where the chain of it all leads in space. */
+
 const data = JSON.parse(document.getElementById("data").textContent);
 const main = document.getElementById("main");
+const facts = (list) => el("div", { class: "soft" }, list.join(" · "));
 
-function el(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-}
-function svg(tag, attributes = {}, ...children) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
-}
-const show = (value, digits = 3) =>
-  value === null || value === undefined ? "–"
-    : typeof value !== "number" ? String(value)
-    : Number.isInteger(value) ? String(value)
-    : Math.abs(value) >= 1000 || (Math.abs(value) < 0.001 && value !== 0) ? value.toExponential(2)
-    : value.toFixed(digits);
-
-function table(head, rows) {
-  const cell = (tag) => (value) =>
-    el(tag, typeof value === "number" ? { class: "n" } : {}, value instanceof Node ? value : show(value));
-  return el("table", {}, el("tr", {}, ...head.map(cell("th"))),
-    ...rows.map((row) => el("tr", {}, ...row.map(cell("td")))));
-}
-
-/* One metric over the steps: thin raw line, thick running mean. */
-function chart(name, steps, values) {
-  const [width, height, left, bottom] = [300, 130, 38, 18];
-  const points = values.map((v, i) => [steps[i], v]).filter((p) => Number.isFinite(p[1]));
-  if (!points.length) return null;
-  let low = Math.min(...points.map((p) => p[1])), high = Math.max(...points.map((p) => p[1]));
-  if (high - low < 1e-9) { const pad = Math.abs(high) * 0.1 || 1; high += pad; low -= pad; }
-  const first = points[0][0], last = points[points.length - 1][0];
-  const x = (s) => left + ((s - first) / Math.max(last - first, 1)) * (width - left - 6);
-  const y = (v) => 6 + (1 - (v - low) / (high - low)) * (height - bottom - 6);
-  const mean = points.map((p, i) => {
-    const near = points.slice(Math.max(0, i - 2), i + 3);
-    return [p[0], near.reduce((sum, q) => sum + q[1], 0) / near.length];
-  });
-  const line = (list) => list.map((p) => `${x(p[0]).toFixed(1)},${y(p[1]).toFixed(1)}`).join(" ");
-  const text = (tx, ty, words, anchor) =>
-    svg("text", { x: tx, y: ty, "text-anchor": anchor, "font-size": 10, fill: "var(--soft)" }, words);
-  const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}` },
-    svg("line", { x1: left, x2: width - 6, y1: y(low), y2: y(low), stroke: "var(--line)" }),
-    svg("line", { x1: left, x2: width - 6, y1: y(high), y2: y(high), stroke: "var(--line)" }),
-    text(left - 4, y(high) + 4, show(high, 2), "end"), text(left - 4, y(low) + 3, show(low, 2), "end"),
-    text(left, height - 4, show(first), "start"), text(width - 6, height - 4, `step ${last}`, "end"),
-    svg("polyline", { points: line(points), fill: "none", stroke: "var(--accent)", "stroke-opacity": 0.35 }),
-    svg("polyline", { points: line(mean), fill: "none", stroke: "var(--accent)", "stroke-width": 2 }));
-  return el("div", { class: "card chart" },
-    el("span", { class: "name" }, name), el("span", { class: "last soft" }, show(points[points.length - 1][1])), drawing);
-}
-
-function spanBar(duration, spans, cls, label) {
-  const [width, height] = [560, 16];
-  const bar = svg("svg", { viewBox: `0 0 ${width} ${height}`, style: "width:100%;max-width:560px;display:block" },
-    svg("rect", { x: 0, y: 5, width, height: 6, fill: "var(--line)", rx: 3 }));
-  for (const [start, end] of spans) {
-    bar.append(svg("rect", {
-      x: (start / duration) * width, y: 3, width: Math.max(3, ((end - start) / duration) * width),
-      height: 10, rx: 3, fill: `var(--${cls})`,
-    }));
-  }
-  bar.append(svg("title", {}, `${label}: ${spans.map((s) => `${show(s[0], 1)}s to ${show(s[1], 1)}s`).join(", ")}`));
-  return bar;
-}
-
-function boxedFrame(frame, boxes) {
-  const drawing = svg("svg", { viewBox: `0 0 ${frame.width} ${frame.height}` });
-  for (const { box, cls } of boxes) {
-    drawing.append(svg("rect", {
-      x: box[0], y: box[1], width: Math.max(1, box[2] - box[0]), height: Math.max(1, box[3] - box[1]),
-      fill: "none", stroke: `var(--${cls})`, "stroke-width": cls === "true" ? 2.4 : 1.4,
-      "vector-effect": "non-scaling-stroke", "stroke-opacity": cls === "true" ? 1 : 0.8,
-    }));
-  }
-  return el("div", { class: "one" }, el("img", { src: frame.src, alt: "" }), drawing);
-}
-
-function group(item) {
-  const card = el("div", { class: "card wide" },
-    el("div", {}, el("b", {}, item.question), el("span", { class: "soft" }, `  step ${item.step} · ${item.prompt_id}`)));
-  if (item.kind === "video") {
-    card.append(el("div", { class: "strip" }, ...item.frames.map((f) =>
-      el("figure", {}, el("img", { src: f.src, alt: "" }), el("figcaption", {}, `${show(f.time_s, 1)}s`)))));
-    if (item.true_spans) card.append(el("span", { class: "true" }, "true span"), spanBar(item.duration_s, item.true_spans, "true", "true"));
-    const spans = item.completions.filter((c) => c.span_s);
-    if (spans.length) card.append(el("span", { class: "pred" }, "predicted spans"));
-    for (const c of spans) card.append(spanBar(item.duration_s, [c.span_s], "pred", `reward ${show(c.reward)}`));
-  } else if (item.frames.length) {
-    const boxes = item.completions.filter((c) => c.box_px).map((c) => ({ box: c.box_px, cls: "pred" }));
-    if (item.true_box) boxes.push({ box: item.true_box, cls: "true" });
-    card.append(boxedFrame(item.frames[0], boxes),
-      el("div", { class: "soft" }, el("span", { class: "true" }, "true box"), " · ", el("span", { class: "pred" }, "predicted boxes")));
-  }
-  const names = [...new Set(item.completions.flatMap((c) => Object.keys(c.rewards)))];
-  card.append(el("details", {}, el("summary", { class: "soft" }, `${item.completions.length} completions`),
-    table(["completion", ...names, "reward", "advantage"], item.completions.map((c) => [
-      el("div", {}, el("pre", {}, c.completion), c.parse_error ? el("span", { class: "bad" }, c.parse_error) : null),
-      ...names.map((n) => c.rewards[n] ?? null), c.reward, c.advantage]))));
+function rolloutCard(item) {
+  const card = el("div", { class: "card wide" }, el("h4", {}, item.question,
+    el("span", { class: "soft small" }, `   step ${show(item.step)} · ${item.prompt_id}`),
+    item.dropped ? el("span", { class: "badge" }, "equal rewards: no gradient") : null));
+  const marks = item.completions.map(() => []);
+  const rows = completionTable(item, marks);
+  if (item.kind === "image") card.append(el("div", { class: "beside" }, imagePart(item, marks), rows));
+  else card.append(item.kind === "video" ? videoPart(item, marks) : "", rows);
   return card;
 }
 
-function runSection(run) {
-  const section = el("section", { id: run.name }, el("h2", {}, run.name), el("div", { class: "soft" }, run.about));
-  if (run.evals.length)
-    section.append(el("h3", {}, "Held-out samples"), table(["", ...run.eval_keys], run.evals.map((e) => [e.name, ...run.eval_keys.map((k) => e.values[k] ?? null)])));
-  for (const part of run.charts) {
-    const cards = part.keys.map((key) => chart(key, run.steps, run.series[key])).filter(Boolean);
-    if (cards.length) section.append(el("h3", {}, part.title), el("div", { class: "grid" }, ...cards));
-  }
-  if (run.diagnostics.length) section.append(el("h3", {}, "Diagnostics"), table(["what", "count", "share"], run.diagnostics));
-  if (run.groups.length) section.append(el("h3", {}, "Sample rollouts"), ...run.groups.map(group));
-  section.append(el("details", {}, el("summary", {}, "resolved configuration"), el("pre", {}, run.config)));
-  return section;
+const nameOf = (c, i) => `#${i} · ${known(c.reward) ? show(c.reward, 2) : "no reward"}`;
+
+function videoPart(item, marks) {
+  const seen = (time) => (item.true_spans || []).some(([start, end]) => time >= start && time <= end);
+  const strip = !item.frames.length ? null : el("div", { class: "strip" }, item.frames.map((frame) =>
+    el("figure", { class: seen(frame.time_s) ? "seen" : null },
+      frame.src ? el("img", { src: frame.src, alt: `frame at ${show(frame.time_s, 1)} s` }) : null,
+      el("figcaption", {}, `${show(frame.time_s, 1)} s`))));
+  const said = item.completions.map((c, i) => [c, i]).filter(([c]) => c.span_s);
+  const lanes = said.map(([c, i]) => ({ label: nameOf(c, i), spans: [c.span_s], kind: "pred", title: `#${i}: ${seconds(c.span_s)}` }));
+  if (item.true_spans) lanes.unshift({ label: "true", spans: item.true_spans, kind: "true" });
+  const made = timeLanes(item.duration_s, lanes, strip);
+  said.forEach(([, i], n) => marks[i].push(made.lanes[n + (item.true_spans ? 1 : 0)]));
+  const missing = item.completions.length - said.length;
+  const few = item.frames.length < item.num_frames && item.frames.length ? `${item.frames.length} of ${item.num_frames} frames shown. ` : "";
+  const words = missing && item.true_spans ? `${missing} of ${item.completions.length} replies name no span.` : "";
+  return el("div", {}, made.box, few || words ? el("div", { class: "soft small" }, few + words) : null);
 }
 
-/* A point cloud and two boxes, turned with the mouse: plain WebGL, no library. */
-function cloud(answer) {
-  const canvas = el("canvas", { class: "cloud" });
-  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const points = new Float32Array(bytes(answer.points).buffer), colors = bytes(answer.colors);
-  const state = { yaw: 0.6, pitch: 0.45, zoom: 1, drawn: false };
-  const middle = answer.center, radius = answer.radius || 1;
-  function edges(box) {
-    const corner = (i) => [0, 1, 2].map((a) => box[((i >> a) & 1) * 3 + a]);
-    const list = [];
-    for (let i = 0; i < 8; i++) for (let a = 0; a < 3; a++) if (!((i >> a) & 1)) list.push(...corner(i), ...corner(i | (1 << a)));
-    return new Float32Array(list);
-  }
-  function start() {
-    const gl = canvas.getContext("webgl", { antialias: true, preserveDrawingBuffer: true });
-    if (!gl) { canvas.replaceWith(el("p", { class: "soft" }, "WebGL is not available; open the PLY file instead.")); return null; }
-    const compile = (type, source) => { const s = gl.createShader(type); gl.shaderSource(s, source); gl.compileShader(s); return s; };
-    const program = gl.createProgram();
-    gl.attachShader(program, compile(gl.VERTEX_SHADER, `attribute vec3 p; attribute vec3 c; uniform mat4 m; uniform float size;
-      varying vec3 v; void main() { gl_Position = m * vec4(p, 1.0); gl_PointSize = size; v = c; }`));
-    gl.attachShader(program, compile(gl.FRAGMENT_SHADER, "precision mediump float; varying vec3 v; void main() { gl_FragColor = vec4(v, 1.0); }"));
-    gl.linkProgram(program); gl.useProgram(program); gl.enable(gl.DEPTH_TEST);
-    const buffer = (array) => { const b = gl.createBuffer(); gl.bindBuffer(gl.ARRAY_BUFFER, b); gl.bufferData(gl.ARRAY_BUFFER, array, gl.STATIC_DRAW); return b; };
-    const shapes = [{ mode: gl.POINTS, at: buffer(points), tint: buffer(colors), count: points.length / 3 }];
-    for (const [box, rgb] of [[answer.true_box, [0.25, 0.8, 0.45]], [answer.box, [0.4, 0.6, 1]]])
-      if (box) shapes.push({ mode: gl.LINES, at: buffer(edges(box)), rgb, count: 24 });
-    return { gl, program, shapes };
-  }
-  let scene = null;
-  function draw() {
-    scene = scene || start();
-    if (!scene) return;
-    const { gl, program, shapes } = scene, ratio = window.devicePixelRatio || 1;
-    canvas.width = canvas.clientWidth * ratio; canvas.height = canvas.clientHeight * ratio;
-    gl.viewport(0, 0, canvas.width, canvas.height); gl.clearColor(0.063, 0.067, 0.078, 1); gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
-    const up = answer.up, ahead = (up + 1) % 3, side = (up + 2) % 3;
-    const [cy, sy, cp, sp] = [Math.cos(state.yaw), Math.sin(state.yaw), Math.cos(state.pitch), Math.sin(state.pitch)];
-    const rows = [[0, 0, 0], [0, 0, 0], [0, 0, 0]];  // right, up, toward the eye
-    rows[0][ahead] = cy; rows[0][side] = sy;
-    rows[1][ahead] = sy * sp; rows[1][side] = -cy * sp; rows[1][up] = cp;
-    rows[2][ahead] = sy * cp; rows[2][side] = -cy * cp; rows[2][up] = -sp;
-    const scale = state.zoom / radius, aspect = canvas.width / canvas.height;
-    const m = new Float32Array(16);
-    rows.forEach((row, i) => {
-      const s = i === 0 ? scale / aspect : i === 1 ? scale : -scale * 0.3 / state.zoom;
-      row.forEach((value, a) => { m[a * 4 + i] = value * s * (i === 2 ? -1 : 1); });
-      m[12 + i] = -row.reduce((sum, value, a) => sum + value * middle[a], 0) * s * (i === 2 ? -1 : 1);
-    });
-    m[15] = 1;
-    gl.uniformMatrix4fv(gl.getUniformLocation(program, "m"), false, m);
-    gl.uniform1f(gl.getUniformLocation(program, "size"), 2.2 * ratio);
-    const p = gl.getAttribLocation(program, "p"), c = gl.getAttribLocation(program, "c");
-    gl.enableVertexAttribArray(p);
-    for (const shape of shapes) {
-      gl.bindBuffer(gl.ARRAY_BUFFER, shape.at); gl.vertexAttribPointer(p, 3, gl.FLOAT, false, 0, 0);
-      if (shape.tint) { gl.enableVertexAttribArray(c); gl.bindBuffer(gl.ARRAY_BUFFER, shape.tint); gl.vertexAttribPointer(c, 3, gl.UNSIGNED_BYTE, true, 0, 0); }
-      else { gl.disableVertexAttribArray(c); gl.vertexAttrib3f(c, ...shape.rgb); }
-      gl.drawArrays(shape.mode, 0, shape.count);
-    }
-  }
-  canvas.addEventListener("pointerdown", (event) => canvas.setPointerCapture(event.pointerId));
-  canvas.addEventListener("pointermove", (event) => {
-    if (!event.buttons) return;
-    state.yaw += event.movementX * 0.01;
-    state.pitch = Math.min(1.55, Math.max(-1.55, state.pitch + event.movementY * 0.01));
-    draw();
+function imagePart(item, marks) {
+  if (!item.frames.length) return el("div", { class: "soft small" }, "no picture");
+  const said = item.completions.map((c, i) => [c, i]).filter(([c]) => c.box_px);
+  const boxes = said.map(([c, i]) => ({ box: c.box_px, kind: "pred", title: nameOf(c, i) }));
+  if (item.true_box) boxes.push({ box: item.true_box, kind: "true", title: "true box" });
+  const made = boxedFrame(item.frames[0], boxes);
+  said.forEach(([, i], n) => marks[i].push(made.shapes[n]));
+  return el("div", {}, made.figure, el("div", { class: "small" },
+    item.true_box ? el("span", { class: "true" }, "true box (dashed)") : el("span", { class: "soft" }, "nothing to find in this frame"), " · ",
+    el("span", { class: "pred" }, `${said.length} predicted`), el("span", { class: "soft" }, ` · frame at ${show(item.frames[0].time_s, 1)} s`)));
+}
+
+function completionTable(item, marks) {
+  const names = [...new Set(item.completions.flatMap((c) => Object.keys(c.rewards)))];
+  const more = item.num_completions - item.completions.length;
+  const rows = item.completions.map((c, i) => [
+    el("span", { class: "soft" }, `#${i}`),
+    el("div", {}, el("pre", {}, c.completion || "(empty)"),
+      c.parse_error ? el("span", { class: "badge warn" }, `not parsed: ${c.parse_error}`) : null,
+      c.truncated ? el("span", { class: "badge warn" }, "truncated") : null,
+      c.unscored ? el("span", { class: "badge warn" }, c.unscored) : null),
+    ...names.map((n) => c.rewards[n] ?? null), c.reward,
+    known(c.advantage) ? el("span", { class: c.advantage > 0 ? "up" : c.advantage < 0 ? "down" : null }, signed(c.advantage, 2)) : null]);
+  const drawn = table(["", "completion", ...names, "reward", "advantage"], rows, true);
+  [...drawn.querySelectorAll("tr")].slice(1).forEach((row, i) => {
+    const light = (on) => {
+      row.classList.toggle("on", on);
+      for (const others of marks) for (const mark of others) mark.style.opacity = on && !marks[i].includes(mark) ? 0.15 : 1;
+    };
+    row.addEventListener("pointerenter", () => light(true));
+    row.addEventListener("pointerleave", () => light(false));
   });
-  canvas.addEventListener("wheel", (event) => { event.preventDefault(); state.zoom *= Math.exp(-event.deltaY * 0.001); draw(); }, { passive: false });
-  new IntersectionObserver((entries) => { if (entries[0].isIntersecting) draw(); }).observe(canvas);
-  return canvas;
+  return el("div", {}, drawn,
+    item.true_answers ? el("div", { class: "small true" }, `true answer: ${item.true_answers.join(" or ")}`) : null,
+    more > 0 ? el("div", { class: "soft small" }, `${more} more completions are in rollouts/.`) : null);
+}
+
+function evaluations({ columns, rows }) {
+  if (!rows.length) return null;
+  const change = columns.includes("before") && columns.includes("after");
+  return [el("h3", {}, "Held-out samples, greedy answers"),
+    table(["metric", ...columns, ...(change ? ["change"] : [])], rows.map((row) => {
+      const delta = row[row.length - 1];
+      const cell = el("span", {}, signed(delta));
+      return change ? [...row.slice(0, -1), known(delta) ? cell : null] : row.slice(0, -1);
+    }))];
+}
+
+function diagnostics({ num_completions, completions, prompts, zero_spread }) {
+  const shares = (rows) => rows.map(([what, count, share]) => [what, count, el("span", {}, percent(share)), meter(share)]);
+  const parts = [];
+  if (completions.length) parts.push(el("div", { class: "card" }, el("h4", {}, `${num_completions} completions kept in rollouts/`), table(["", "", "", ""], shares(completions))));
+  if (prompts.length || known(zero_spread)) parts.push(el("div", { class: "card" }, el("h4", {}, "Drawn prompts"), table(["", "", "", ""], shares(prompts)),
+    known(zero_spread) ? el("div", { class: "soft small" }, `Groups whose rewards were all equal: ${percent(zero_spread)}, mean over steps.`) : null));
+  if (!parts.length) return null;
+  return [el("h3", {}, "Diagnostics"), el("div", { class: "grid", style: "grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr))" }, parts)];
+}
+
+function runSection(run) {
+  const charts = run.charts.map((part) => {
+    const cards = part.keys.map((key) => chart(key, run.steps, run.series[key])).filter(Boolean);
+    if (!cards.length) return null;
+    return el("details", part.open ? { open: "" } : {}, el("summary", { class: "title" }, part.title), el("div", { class: "grid" }, cards));
+  });
+  return el("section", { id: run.name }, el("h2", {}, run.name), facts(run.about), evaluations(run.evals),
+    run.steps.length ? charts : el("p", { class: "soft" }, "No step has been finished yet, so there is no curve."),
+    run.per_point > 1 ? el("div", { class: "soft small" }, `Each point is the mean of ${run.per_point} steps.`) : null,
+    diagnostics(run.diagnostics),
+    run.groups.length ? [el("h3", {}, "Sample rollouts"), el("div", { class: "soft small" },
+      "Taken evenly over the steps, not by quality. Point at a completion to see its answer alone."), run.groups.map(rolloutCard)]
+      : run.steps.length ? el("p", { class: "soft" }, "No rollouts are kept in this run (log.rollout_steps).") : null,
+    run.config ? el("details", {}, el("summary", {}, "Resolved configuration"), el("pre", { style: "max-height:none" }, run.config)) : null);
+}
+
+const STAGE_COLORS = { right: "#2ba567", span: "#5a7bd8", box: "#c9772e", tracking: "#a65bb8", lifting: "#8a8f99" };
+
+function attribution(chain) {
+  const parts = [];
+  if (chain.oracle.length) parts.push(el("h3", {}, "Where accuracy is lost"), el("div", { class: "soft small" },
+    "Each row replaces one more stage by the truth. What 3D IoU wins from one row to the next is what that stage loses; lifting loses what true masks lack to 1."),
+  table(["stages", "queries", "mean 3D IoU", "Acc@0.25", "Acc@0.5", "stage", "loses", ""], chain.oracle.map((row) =>
+    [...row.slice(0, 2), ...row.slice(2, 5), el("b", {}, row[5]), signed(-row[6]), meter(row[6])])));
+  const total = chain.lost_in.reduce((sum, [, count]) => sum + count, 0);
+  if (total) {
+    const name = (stage) => (stage === "right" ? "right (3D IoU ≥ 0.25)" : `lost in ${stage}`);
+    parts.push(el("div", { class: "stack" }, chain.lost_in.map(([stage, count]) =>
+      el("i", { style: `flex:${count};background:${STAGE_COLORS[stage]}`, title: `${name(stage)}: ${count}` }))),
+    el("div", { class: "legend" }, chain.lost_in.map(([stage, count]) =>
+      el("span", {}, el("i", { style: `background:${STAGE_COLORS[stage]}` }), `${name(stage)}: ${count} (${percent(count / total)})`))));
+  }
+  return parts;
+}
+
+function unanswered(chain) {
+  if (!chain.num_unanswered && !chain.skipped.length && !chain.errors.length) return null;
+  const left = chain.num_unanswered - chain.unanswered.length;
+  return [el("h3", {}, "Queries without an answer"),
+    el("p", { class: "soft" }, `${chain.num_unanswered} of the queries have no 3D box. Problems and how many queries had them, answered ones included:`),
+    chain.errors.length ? table(["problem", "queries"], chain.errors) : null,
+    chain.skipped.length ? [el("h4", {}, "Not asked"), table(["reason", "samples"], chain.skipped)] : null,
+    chain.unanswered.length ? el("details", {}, el("summary", {}, "One by one"), table(["query", "reasons"], chain.unanswered),
+      left > 0 ? el("div", { class: "soft small" }, `${left} more are in answers.jsonl.`) : null) : null];
+}
+
+function answerCard(answer) {
+  const ends = [...(answer.true_spans || []), ...(answer.span_s ? [answer.span_s] : [])].map((span) => span[1]);
+  const lanes = [];
+  if (answer.true_spans) lanes.push({ label: "true span", spans: answer.true_spans, kind: "true" });
+  lanes.push({ label: answer.span_s ? "predicted" : "no span", spans: answer.span_s ? [answer.span_s] : [], kind: "pred" });
+  const verdict = !answer.verdict ? null : answer.verdict === "right" ? el("span", { class: "badge true" }, "right")
+    : el("span", { class: "badge warn" }, `lost in ${answer.verdict}`);
+  const boxes = [{ box: answer.true_box, color: "#3ecb7f", name: "true" }, { box: answer.box, color: "#ff5c7c", name: "lifted" }].filter((item) => item.box);
+  const cloud = !answer.cloud ? el("p", { class: "soft" }, "No points to show: neither lifted points nor the recording are there.")
+    : cloudView(answer.cloud, boxes);
+  return el("div", { class: "card wide" },
+    el("h4", {}, answer.query, el("span", { class: "soft small" }, `   ${answer.about}   `), verdict),
+    answer.errors.map((error) => el("span", { class: "badge warn" }, error)),
+    answer.picture ? el("img", { class: "picture", src: answer.picture, alt: "frames with box and mask, and the cloud from aside and from above" }) : null,
+    el("div", { class: "beside" },
+      el("div", {}, timeLanes(answer.duration_s || Math.max(...ends, 0.1), lanes).box, table(["", ""], answer.facts, true),
+        el("details", {}, el("summary", { class: "soft" }, "Replies, word for word"), table(["", ""], answer.replies.map(([what, text]) => [what, el("pre", {}, text)])))),
+      el("div", { class: "view" }, cloud)));
 }
 
 function chainSection(chain) {
-  const section = el("section", { id: chain.name }, el("h2", {}, chain.title), el("div", { class: "soft" }, chain.about));
-  if (chain.oracle.length)
-    section.append(el("h3", {}, "Where the error comes from"),
-      el("div", { class: "soft" }, "Each row replaces one more stage by the truth; the step between two rows is what that stage loses."),
-      table(["stages", "mean 3D IoU", "Acc@0.25", "Acc@0.5"], chain.oracle));
-  if (chain.diagnostics.length) section.append(el("h3", {}, "Queries without an answer"), table(["reason", "count"], chain.diagnostics));
-  if (chain.answers.length) section.append(el("h3", {}, "Answers in 3D"), el("div", { class: "soft" },
-    "Drag to turn, wheel to zoom. ", el("span", { class: "true" }, "true box"), ", ", el("span", { class: "pred" }, "lifted box"), "."));
-  for (const answer of chain.answers) {
-    section.append(el("div", { class: "card wide" },
-      el("div", {}, el("b", {}, answer.query), el("span", { class: "soft" }, `  ${answer.about}`)),
-      el("div", { class: "pair" }, el("div", {}, answer.picture ? el("img", { src: answer.picture, alt: "frames with box and mask" }) : null,
-        table([], answer.facts)), answer.points ? cloud(answer) : el("p", { class: "soft" }, "no points"))));
-  }
-  return section;
+  return el("section", { id: chain.name }, el("h2", {}, `${chain.name}: from question to 3D box`), facts(chain.about),
+    attribution(chain), unanswered(chain),
+    chain.answers.length ? [el("h3", {}, "Answers in 3D"), el("div", { class: "soft small" },
+      "Drag to turn; click, then wheel to zoom; double click to go back. Walls are hidden from behind. ",
+      el("span", { class: "true" }, "green: true box"), ", ", el("span", { class: "pred" }, "red: lifted box"), ", lifted points are tinted yellow.")] : null,
+    chain.answers.map(answerCard));
+}
+
+function tile({ label, before, value }) {
+  const change = known(before) && known(value) ? value - before : null;
+  return el("div", { class: "card tile" }, el("div", { class: "soft small" }, label),
+    el("div", {}, known(before) ? el("span", { class: "from" }, `${show(before)} → `) : null, el("b", {}, known(value) ? show(value) : "not yet"),
+      change === null ? null : el("span", { class: `delta ${change > 0 ? "up" : change < 0 ? "down" : ""}` }, signed(change))));
 }
 
 const sections = [...data.runs.map(runSection), ...data.chains.map(chainSection)];
 main.replaceChildren(
-  el("h1", {}, data.title), el("div", { class: "soft" }, data.about),
-  el("div", { class: "tiles" }, ...data.tiles.map((t) => el("div", { class: "tile" }, el("div", { class: "soft" }, t.label),
-    el("div", {}, t.before === null ? null : el("span", { class: "from" }, `${show(t.before)} → `), el("b", {}, show(t.value)))))),
-  el("nav", {}, ...sections.map((s) => el("a", { href: `#${s.id}` }, s.querySelector("h2").textContent))), ...sections);
+  el("h1", {}, data.title), facts(data.about),
+  el("div", { class: "tiles" }, data.tiles.map(tile)),
+  data.notes.length ? el("div", {}, data.notes.map((note) => el("div", { class: "note" }, note))) : "",
+  el("nav", {}, sections.map((section) => el("a", { href: `#${section.id}` }, section.querySelector("h2").textContent))), ...sections);

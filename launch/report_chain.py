@@ -1,120 +1,154 @@
 """The part of the report about the chain: answers in 3D and where accuracy is lost."""
 
-import base64
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scenerl.launch.report_run import picture, read_jsonl
+from scenerl.launch.report_cloud import open_scene, pack_cloud
+from scenerl.launch.report_files import Packer, is_number, shortened, spread_over
 
-SWAP_NAMES = {
-    "predicted": "everything predicted",
-    "true_span": "true span",
-    "true_span_box": "true span and boxes",
-    "true_masks": "true masks",
+SWAPS = {
+    "predicted": ("everything predicted", "span"),
+    "true_span": ("true span", "box"),
+    "true_span_box": ("true span and boxes", "tracking"),
+    "true_masks": ("true masks", "lifting"),
 }
-MAX_POINTS = 12_000
-PICTURE_WIDTH = 900
+"""Swap -> how the table calls it, and the stage that the next row replaces."""
+PICTURE_WIDTH = 1312
+MAX_TEXT = 2000
+MAX_UNANSWERED = 20
+"""Queries without a 3D box that are listed one by one."""
 
 
-def chain_section(folder: Path, num_answers: int) -> dict[str, Any]:
+def chain_section(folder: Path, num_answers: int, packer: Packer) -> dict[str, Any]:
     """Collect what the report shows of the output of `launch ground`."""
-    file = folder / "summary.json"
-    summary = json.loads(file.read_text()) if file.is_file() else {}
-    rows = read_jsonl(folder / "answers.jsonl")
-    oracle = summary.get("oracle") or {}
-    unanswered = {**(summary.get("errors") or {}), **(summary.get("skipped") or {})}
+    summary = packer.values(folder / "summary.json")
+    rows = packer.lines(folder / "answers.jsonl")
     lost = summary.get("lost_in") or {}
+    unanswered = [row for row in rows if not row.get("box_world")]
     return {
         "name": folder.name,
-        "title": f"{folder.name}: from question to 3D box",
-        "about": f"{len(rows)} queries, " + ", ".join(f"{k} {v}" for k, v in lost.items()),
-        "oracle": [
-            [SWAP_NAMES.get(swap, swap), row["iou3d"], row["acc25"], row["acc50"]]
-            for swap, row in oracle.items()
+        "about": _about(summary, rows),
+        "oracle": oracle_rows(summary.get("oracle") or {}),
+        "lost_in": [[name, lost[name]] for name in ORDER if name in lost],
+        "errors": _counted(summary.get("errors")),
+        "skipped": _counted(summary.get("skipped")),
+        "num_unanswered": len(unanswered),
+        "unanswered": [
+            [str(row.get("question")), "; ".join(row.get("errors") or ["no reason is known"])]
+            for row in unanswered[:MAX_UNANSWERED]
         ],
-        "diagnostics": [[reason, count] for reason, count in unanswered.items()],
-        "answers": [_answer(folder, row) for row in _chosen(rows, num_answers)],
+        "answers": [_answer(folder, row, packer) for row in _chosen(rows, num_answers)],
         "tiles": [
             {"label": f"{folder.name}: 3D Acc@{name}", "before": None, "value": summary[key]}
             for key, name in (("acc25", "0.25"), ("acc50", "0.5"))
-            if summary.get(key) is not None
+            if is_number(summary.get(key))
         ],
     }
+
+
+ORDER = ("right", "span", "box", "tracking", "lifting")
+
+
+def _about(summary: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    names = (("temporal_iou", "mean temporal IoU"), ("box_iou", "mean box IoU"))
+    facts = [f"{name} {summary[key]:.3f}" for key, name in names if is_number(summary.get(key))]
+    return [f"{len(rows)} queries", *facts]
+
+
+def _counted(counts: Any) -> list[list[Any]]:
+    """Arrange reason -> count, most frequent first."""
+    rows = [[str(reason), count] for reason, count in (counts or {}).items()]
+    return sorted(rows, key=lambda row: -row[1])
+
+
+def oracle_rows(table: Mapping[str, Mapping[str, float]]) -> list[list[Any]]:
+    """Arrange the oracle table and say what each stage loses.
+
+    The loss of a stage is what 3D IoU wins when the truth replaces it as well; that of lifting is
+    what true masks lack to 1.
+
+    Args:
+        table: Swap -> {"iou3d", "acc25", "acc50", "queries"}.
+
+    Returns:
+        Rows of name, queries, 3D IoU, Acc@0.25, Acc@0.5, stage and its loss; stages whose swap is
+        missing are charged together.
+    """
+    known = [swap for swap in SWAPS if swap in table]
+    rows: list[list[Any]] = []
+    names = list(SWAPS)
+    for number, swap in enumerate(known):
+        after = known[number + 1] if number + 1 < len(known) else None
+        end = len(names) if after is None else names.index(after)
+        stages = ", ".join(SWAPS[name][1] for name in names[names.index(swap) : end])
+        row, best = table[swap], 1.0 if after is None else table[after]["iou3d"]
+        values = [row.get(key) for key in ("queries", "iou3d", "acc25", "acc50")]
+        rows.append([SWAPS[swap][0], *values, stages, best - row["iou3d"]])
+    return rows
 
 
 def _chosen(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     """Take answers spread evenly over those with a picture, so that right and wrong ones show."""
     drawn = [row for row in rows if row.get("picture")] or rows
-    if len(drawn) <= count:
-        return drawn
-    return [drawn[round(i * (len(drawn) - 1) / max(count - 1, 1))] for i in range(count)]
+    return [drawn[i] for i in spread_over(len(drawn), count)]
 
 
-def _answer(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
+def _answer(folder: Path, row: dict[str, Any], packer: Packer) -> dict[str, Any]:
     image = folder / row["picture"] if row.get("picture") else None
-    answer: dict[str, Any] = {
-        "query": row["question"],
-        "about": row["scene"],
-        "picture": _picture(image) if image is not None and image.is_file() else None,
+    ply = folder / row["ply"] if row.get("ply") else None
+    path = Path(row["scene_path"]) if row.get("scene_path") else None
+    scene = open_scene(path, packer)
+    return {
+        "query": shortened(str(row.get("question", "")), MAX_TEXT),
+        "about": str(row.get("scene", "")),
+        "picture": _picture(image, packer) if image is not None and image.is_file() else None,
+        "span_s": row.get("span_s"),
+        "true_spans": row.get("true_spans_s"),
+        "duration_s": None if scene is None else scene.times_s(scene.frame_indices[-1]),
         "facts": _facts(row),
-        "points": None,
-        "up": 2,
+        "verdict": row.get("lost_in"),
+        "errors": list(row.get("errors") or ()),
+        "replies": _replies(row),
+        "cloud": pack_cloud(ply, scene, packer),
         "box": row.get("box_world"),
         "true_box": row.get("true_box_world"),
     }
-    ply = folder / row["ply"] if row.get("ply") else None
-    if ply is not None and ply.is_file():
-        answer |= _cloud(ply)
-    return answer
 
 
 def _facts(row: dict[str, Any]) -> list[list[Any]]:
-    facts: list[list[Any]] = []
-    if row.get("span_s"):
-        start, end = row["span_s"]
-        facts.append(["predicted span", f"{start:.1f}s to {end:.1f}s"])
-    if row.get("true_spans_s"):
-        spans = ", ".join(f"{a:.1f}s to {b:.1f}s" for a, b in row["true_spans_s"])
-        facts.append(["true span", spans])
     names = (("temporal_iou", "temporal IoU"), ("box_iou", "box IoU"))
-    facts += [[name, row[key]] for key, name in names if row.get(key) is not None]
-    ious = row.get("iou3d") or {}
-    facts += [[f"3D IoU, {SWAP_NAMES.get(k, k)}", v] for k, v in ious.items() if v is not None]
-    if row.get("lost_in"):
-        facts.append(["lost in", row["lost_in"]])
-    facts += [["problem", error] for error in row.get("errors") or ()]
+    facts: list[list[Any]] = [[name, row[key]] for key, name in names if is_number(row.get(key))]
+    for swap, iou in (row.get("iou3d") or {}).items():
+        if is_number(iou):
+            facts.append([f"3D IoU, {SWAPS[swap][0] if swap in SWAPS else swap}", iou])
+    facts += [
+        [f"lifted {key}", row[f"num_{key}"]] for key in ("points", "frames") if row.get("ply")
+    ]
+    if row.get("box_world"):
+        box = row["box_world"]
+        sides = " x ".join(f"{box[i + 3] - box[i]:.2f}" for i in range(3))
+        facts.append(["size of the box", f"{sides} m"])
     return facts
 
 
-def _picture(file: Path) -> str:
+def _replies(row: dict[str, Any]) -> list[list[str]]:
+    """List what the policy wrote, word for word."""
+    replies = [["span", shortened(str(row.get("span_reply") or ""), MAX_TEXT)]]
+    for box in row.get("boxes") or ():
+        replies.append([f"frame {box.get('frame')}", shortened(str(box.get("text")), MAX_TEXT)])
+    return replies
+
+
+def _picture(file: Path, packer: Packer) -> str | None:
     from PIL import Image
 
-    return str(picture(np.asarray(Image.open(file).convert("RGB")), PICTURE_WIDTH)["src"])
-
-
-def _cloud(file: Path) -> dict[str, Any]:
-    """Read a point cloud, thinned to what a browser turns smoothly."""
-    import open3d
-
-    cloud = open3d.io.read_point_cloud(str(file))
-    points = np.asarray(cloud.points, dtype=np.float32)
-    if not len(points):
-        return {}
-    colors = np.asarray(cloud.colors)
-    colors = colors if len(colors) else np.full(points.shape, 0.7)
-    step = -(-len(points) // MAX_POINTS)
-    points, colors = points[::step], colors[::step]
-    low, high = points.min(0), points.max(0)
-
-    def pack(values: np.ndarray) -> str:
-        return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
-
-    return {
-        "points": pack(points),
-        "colors": pack((colors * 255).round().astype(np.uint8)),
-        "center": ((low + high) / 2).tolist(),
-        "radius": float(np.linalg.norm(high - low) / 2) * 1.3,
-    }
+    try:
+        pixels = np.asarray(Image.open(file).convert("RGB"))
+    except OSError:
+        packer.note(f"{file.name} is not a whole picture and is left out")
+        return None
+    source = packer.picture(pixels, PICTURE_WIDTH)["src"]
+    return None if source is None else str(source)

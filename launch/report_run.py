@@ -1,196 +1,176 @@
-"""The part of the report about one training run: curves, evaluations, rollouts, diagnostics."""
+"""The part of the report about one training run: evaluations, curves, diagnostics, rollouts."""
 
-import base64
-import io
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Rewards", ("reward/", "eval/")),
-    ("Policy", ("policy/", "sft/", "logprob_gate/")),
-    ("Rollouts", ("rollout/", "data/")),
-    ("Time and throughput", ("time/", "throughput/", "memory/")),
+from scenerl.launch.report_files import Packer, is_number, mean, numbers
+from scenerl.launch.report_rollouts import sample_groups
+
+CHARTS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
+    ("Learning curves", ("reward/", "eval/", "sft/"), True),
+    ("Policy", ("policy/", "logprob_gate/", "loss"), True),
+    ("Rollouts", ("rollout/", "parse_error/", "data/"), False),
+    ("Spread of each reward inside groups", ("/spread",), False),
+    ("Time, throughput, memory", ("time/", "throughput/", "memory/"), False),
+    ("Other", ("",), False),
 )
-THUMBNAIL_WIDTH = 160
-FRAME_WIDTH = 448
+"""Title, what the names of its metrics start with (or end with), and whether it is open."""
+
+PRIMARY = {
+    "temporal_iou": "mean temporal IoU",
+    "box_iou": "mean box IoU",
+    "exact_match": "exact match",
+}
+MAX_POINTS = 400
+"""Points of a curve; a longer run shows the means of equal numbers of steps."""
+MAX_CONFIG = 30_000
+"""Characters of the settings."""
 
 
-def run_section(folder: Path, num_groups: int) -> dict[str, Any]:
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a training run, finished or not."""
+    return (folder / "metrics.jsonl").is_file() or (folder / "environment.json").is_file()
+
+
+def run_section(folder: Path, num_groups: int, packer: Packer) -> dict[str, Any]:
     """Collect what the report shows of a run directory."""
-    metrics = read_jsonl(folder / "metrics.jsonl")
-    keys = sorted({key for row in metrics for key, v in row.items() if _is_number(v)} - {"step"})
+    metrics = packer.lines(folder / "metrics.jsonl")
+    points, per_point = _thinned(metrics)
+    keys = sorted({key for row in points for key in row} - {"step"}, key=_key_order)
     evals = [
-        {"name": file.stem, "values": _numbers(json.loads(file.read_text()))}
-        for file in sorted((folder / "eval").glob("*.json"), key=_eval_order)
+        {"name": file.stem, "values": numbers(packer.values(file))}
+        for file in sorted((folder / "eval").glob("*.json"), key=lambda file: file.name)
     ]
     config = folder / "config.yaml"
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
     return {
         "name": folder.name,
-        "about": f"{len(metrics)} steps" if metrics else "no step yet",
-        "steps": [row.get("step", index) for index, row in enumerate(metrics)],
-        "series": {key: [row.get(key) for row in metrics] for key in keys},
-        "charts": [
-            {"title": title, "keys": [key for key in keys if key.startswith(prefixes)]}
-            for title, prefixes in CHARTS
-        ],
-        "evals": evals,
-        "eval_keys": sorted({key for item in evals for key in item["values"]}),
-        "groups": _sample_groups(folder, num_groups),
-        "diagnostics": _diagnostics(folder, metrics),
-        "config": config.read_text(encoding="utf-8") if config.is_file() else "",
+        "about": _about(folder, text, metrics, packer),
+        "per_point": per_point,
+        "steps": [row["step"] for row in points],
+        "series": {key: [row.get(key) for row in points] for key in keys},
+        "charts": _charts(keys),
+        "evals": _eval_table(evals),
+        "groups": sample_groups(folder, num_groups, packer),
+        "diagnostics": _diagnostics(folder, metrics, packer),
+        "config": text[:MAX_CONFIG],
         "tiles": _tiles(folder.name, evals),
     }
 
 
-def read_jsonl(file: Path) -> list[dict[str, Any]]:
-    """Read one JSON object per line; a torn last line (a killed run) is left out."""
+def _about(folder: Path, config: str, metrics: list[dict[str, Any]], packer: Packer) -> list[str]:
+    """Say what ran, how far it came and how it ended."""
+    end = packer.values(folder / "exit.json")
+    summary = packer.values(folder / "summary.json")
+    facts = [config.splitlines()[0].lstrip("# ")] if config.startswith("# launch") else []
+    facts.append(f"{len(metrics)} steps" if metrics else "no step yet")
+    if is_number(summary.get("best_step")):
+        facts.append(f"best checkpoint: step {summary['best_step']}")
+    if is_number(summary.get("seed")):
+        facts.append(f"seed {summary['seed']}")
+    seconds = [row["time/step_s"] for row in metrics if is_number(row.get("time/step_s"))]
+    if seconds:
+        facts.append(f"{sum(seconds):.0f} s of steps")
+    if not end:
+        facts.append("runs still, or was killed")
+    elif end.get("code") != 0:
+        facts.append(f"ended with code {end.get('code')}: {end.get('reason')}")
+    return facts
+
+
+def _thinned(metrics: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """Average neighbouring steps until at most MAX_POINTS are left; returns steps per point."""
+    size = max(1, -(-len(metrics) // MAX_POINTS))
+    points = []
+    for start in range(0, len(metrics), size):
+        rows = metrics[start : start + size]
+        keys = dict.fromkeys(key for row in rows for key in numbers(row))
+        point: dict[str, Any] = {key: mean([row.get(key) for row in rows]) for key in keys}
+        last = rows[-1].get("step")
+        points.append({**point, "step": last if is_number(last) else start + len(rows)})
+    return points, size
+
+
+def _key_order(key: str) -> tuple[int, str]:
+    first = ("reward/mean", "eval/temporal_iou", "eval/box_iou", "eval/exact_match")
+    return (first.index(key) if key in first else len(first), key)
+
+
+def _charts(keys: list[str]) -> list[dict[str, Any]]:
+    left = [key for key in keys if not key.endswith("/spread")]
+    charts = []
+    for title, words, is_open in CHARTS:
+        if words == ("/spread",):
+            mine = [key for key in keys if key.endswith("/spread")]
+        else:
+            mine = [key for key in left if key.startswith(words)]
+            left = [key for key in left if key not in mine]
+        if mine:
+            charts.append({"title": title, "keys": mine, "open": is_open})
+    return charts
+
+
+def _eval_table(evals: list[dict[str, Any]]) -> dict[str, Any]:
+    """Arrange evaluations: a metric per row; before, after and the difference as columns."""
+    by_name = {item["name"]: item["values"] for item in evals}
+    steps = sorted(name for name in by_name if name.startswith("step_"))
+    others = sorted(set(by_name) - {"before", "after"} - set(steps))
+    columns = [name for name in ("before", *steps[-1:], "after", *others) if name in by_name]
+    if "after" in by_name:
+        columns = [name for name in columns if name not in steps]
+    keys = list(dict.fromkeys(key for name in columns for key in by_name[name]))
+    if "temporal_iou" in keys and "miou" in keys:
+        keys.remove("miou")
     rows = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-def picture(pixels: Any, width: int) -> dict[str, Any]:
-    """Encode an RGB array [H, W, 3] as a JPEG data URI of at most `width` pixels across."""
-    from PIL import Image
-
-    image = Image.fromarray(pixels)
-    size = {"width": image.width, "height": image.height}
-    if image.width > width:
-        image = image.resize((width, round(image.height * width / image.width)))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=82)
-    text = base64.b64encode(buffer.getvalue()).decode()
-    return {"src": f"data:image/jpeg;base64,{text}", **size}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _numbers(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    numbers: dict[str, float] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and not prefix:
-            numbers |= _numbers(value, f"{key}/")
-        elif _is_number(value):
-            numbers[f"{prefix}{key}"] = value
-    return numbers
-
-
-def _eval_order(file: Path) -> tuple[int, str]:
-    return ({"before": 0, "after": 2}.get(file.stem, 1), file.stem)
+    for key in keys:
+        before, after = (by_name.get(name, {}).get(key) for name in ("before", "after"))
+        change = None if before is None or after is None else after - before
+        rows.append([key, *(by_name[name].get(key) for name in columns), change])
+    return {"columns": columns, "rows": rows}
 
 
 def _tiles(name: str, evals: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Headline numbers: the first known metric, before and after."""
+    """Headline numbers: the metric that the run was trained for, before and after."""
     by_name = {item["name"]: item["values"] for item in evals}
     before, after = by_name.get("before", {}), by_name.get("after", {})
-    for key in ("miou", "mean_iou", "box_iou", "exact_match", "accuracy"):
-        if key in after:
-            label = f"{name}: {key}"
-            return [{"label": label, "before": before.get(key), "value": after[key]}]
+    for key, words in PRIMARY.items():
+        if key in after or key in before:
+            label = f"{name}: {words}"
+            return [{"label": label, "before": before.get(key), "value": after.get(key)}]
     return []
 
 
-def _sample_groups(folder: Path, count: int) -> list[dict[str, Any]]:
-    """Take groups spread evenly over the steps, the first of each chosen step."""
-    files = sorted((folder / "rollouts").glob("step_*.jsonl"))
-    if not files:
-        return []
-    last = len(files) - 1
-    chosen = sorted({round(i * last / max(count - 1, 1)) for i in range(count)})
-    groups = []
-    for number, index in enumerate(chosen):
-        by_prompt: dict[str, list[dict[str, Any]]] = {}
-        for row in read_jsonl(files[index]):
-            by_prompt.setdefault(row["prompt_id"], []).append(row)
-        if by_prompt:
-            rows = list(by_prompt.values())[number % len(by_prompt)]
-            groups.append(_group(rows))
-    return groups
-
-
-def _group(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    first = rows[0]
-    media = first["media"][0] if first["media"] else None
-    target = first.get("target") or {}
-    frames, duration = _frames(media) if media else ([], 1.0)
-    boxes = target.get("boxes_px") or {}
-    if isinstance(boxes, list):
-        boxes = {str(item["frame"]): item["box"] for item in boxes}
-    frame = str(media["frame_indices"][0]) if media else ""
-    return {
-        "step": first["step"],
-        "prompt_id": first["prompt_id"],
-        "question": first["question"],
-        "kind": media["kind"] if media else "text",
-        "frames": frames,
-        "duration_s": duration,
-        "true_spans": target.get("spans_s"),
-        "true_box": boxes.get(frame),
-        "completions": [_completion(row) for row in rows],
-    }
-
-
-def _completion(row: dict[str, Any]) -> dict[str, Any]:
-    answer = row.get("answer") or {}
-    return {
-        "completion": row["completion"],
-        "reward": row["reward"],
-        "advantage": row.get("advantage"),
-        "rewards": row.get("rewards") or {},
-        "parse_error": row.get("parse_error"),
-        "span_s": answer.get("span_s"),
-        "box_px": answer.get("box_px"),
-    }
-
-
-def _frames(media: dict[str, Any]) -> tuple[list[dict[str, Any]], float]:
-    """Read the frames of a rollout again; a medium that is gone gives no pictures."""
-    from scenerl.preprocess.media import open_media
-
-    times = list(media["times_s"])
-    duration = max([*times, 0.1])
-    if len(times) > 1:
-        duration += times[1] - times[0]
-    try:
-        pixels = open_media(media["path"]).read(media["frame_indices"])
-    except (OSError, ValueError):
-        return [], duration
-    width = FRAME_WIDTH if media["kind"] == "image" else THUMBNAIL_WIDTH
-    frames = [
-        {**picture(image, width), "time_s": time} for image, time in zip(pixels, times, strict=True)
-    ]
-    return frames, duration
-
-
-def _diagnostics(folder: Path, metrics: list[dict[str, Any]]) -> list[list[Any]]:
-    """Count why replies could not be parsed, and what the groups lost."""
+def _diagnostics(folder: Path, metrics: list[dict[str, Any]], packer: Packer) -> dict[str, Any]:
+    """Count why replies could not be parsed, what was cut off and what the groups lost."""
     reasons: Counter[str] = Counter()
-    truncated = total = 0
+    truncated = unscored = total = 0
     for file in sorted((folder / "rollouts").glob("step_*.jsonl")):
-        for row in read_jsonl(file):
+        for row in packer.lines(file):
             total += 1
             truncated += row.get("finish_reason") == "length"
+            unscored += row.get("reward") is None
             if row.get("parse_error"):
                 reasons[str(row["parse_error"])] += 1
-    rows: list[list[Any]] = []
+    completions: list[list[Any]] = []
     if total:
-        rows.append(["completions kept in rollouts/", total, None])
-        rows.append(["truncated at the length limit", truncated, truncated / total])
-        rows += [[f"not parsed: {why}", n, n / total] for why, n in reasons.most_common()]
-    spread = [
-        row["rollout/zero_spread_fraction"]
-        for row in metrics
-        if _is_number(row.get("rollout/zero_spread_fraction"))
-    ]
-    if spread:
-        mean = sum(spread) / len(spread)
-        rows.append(["groups with equal rewards (no gradient), mean share", None, mean])
-    return rows
+        completions.append(["truncated at the length limit", truncated, truncated / total])
+        completions.append(["without a reward", unscored, unscored / total])
+        completions += [[f"not parsed: {why}", n, n / total] for why, n in reasons.most_common(20)]
+    return {
+        "num_completions": total,
+        "completions": completions,
+        "prompts": _prompt_outcomes(folder, packer),
+        "zero_spread": mean([row.get("rollout/zero_spread_fraction") for row in metrics]),
+    }
+
+
+def _prompt_outcomes(folder: Path, packer: Packer) -> list[list[Any]]:
+    """Count what became of the drawn prompts."""
+    ledger = packer.lines(folder / "ledger.jsonl")
+    names = {"zero_spread": "equal rewards in the group: no gradient", "trained": "trained on"}
+    outcomes = Counter(
+        names.get(str(row.get("outcome")), f"{row.get('outcome')}: {row.get('reason')}")
+        for row in ledger
+    )
+    return [[what, count, count / len(ledger)] for what, count in outcomes.most_common(20)]
