@@ -179,7 +179,8 @@ class ClipSampler:
     def _draw_clip(
         self, rng: np.random.Generator, shape: ClipShape, num_objects: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        share = self.config.absent_share if len(shape.offsets) > 1 else 0.0
+        can_leave = len(shape.offsets) > 1 and len(shape.prompted) == 1
+        share = self.config.absent_share if can_leave else 0.0
         must_leave = share > 0 and rng.random() < share
         for _ in range(1000):
             scene = self.scene(int(rng.integers(len(self.paths))))

@@ -23,7 +23,7 @@ WEIGHTS = TINY_FOLDER / "model.safetensors"
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Scene]:
     """Two rooms that no tracker was trained on."""
     root = tmp_path_factory.mktemp("rooms")
-    make_rooms(root, RoomsConfig(rooms=(("test", 2),), num_frames=12, seed=4242))
+    make_rooms(root, RoomsConfig(rooms=(("test", 2),), seed=4242))
     return [Scene.open(path) for path in sorted((root / "scenes").iterdir())]
 
 
