@@ -9,8 +9,8 @@ from pathlib import Path
 from scenerl.configs.load import load_config
 from scenerl.configs.schema import RunConfig
 from scenerl.launch.exit_codes import DONE, StopSignal, exit_code
+from scenerl.launch.logs import set_up_logging
 from scenerl.launch.plan import Plan, format_plan, make_plan
-from scenerl.launch.train import set_up_logging
 
 logger = logging.getLogger(__name__)
 

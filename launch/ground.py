@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from scenerl.configs.load import load_config
 from scenerl.configs.schema import ConfigError, RunConfig
 from scenerl.launch.exit_codes import DONE, exit_code
+from scenerl.launch.logs import set_up_logging
 from scenerl.launch.plan import make_plan
-from scenerl.launch.train import set_up_logging
 from scenerl.preprocess.records import DataError, Media, Sample, Target
 
 if TYPE_CHECKING:

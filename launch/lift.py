@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from scenerl.configs.load import load_config
 from scenerl.configs.schema import ConfigError, LiftConfig
 from scenerl.launch.exit_codes import DONE, exit_code
-from scenerl.launch.train import set_up_logging
+from scenerl.launch.logs import set_up_logging
 from scenerl.preprocess.records import DataError
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from pathlib import Path
 from scenerl.configs.load import load_config, to_yaml
 from scenerl.configs.schema import RunConfig
 from scenerl.launch.exit_codes import DONE, exit_code
+from scenerl.launch.logs import set_up_logging
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +36,7 @@ def main(argv: list[str], command: str) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings")
     parser.add_argument("--dry-run", action="store_true", help="print the settings, then end")
     arguments = parser.parse_intermixed_args(argv)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
-    )
-    logging.getLogger("scenerl").setLevel(logging.INFO)
+    set_up_logging()
     try:
         config = load_config(arguments.config, arguments.overrides)
         if arguments.dry_run:

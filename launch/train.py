@@ -14,6 +14,7 @@ from typing import Any
 from scenerl.configs.load import load_config, to_dict, to_yaml
 from scenerl.configs.schema import ConfigError, RunConfig
 from scenerl.launch.exit_codes import DONE, NO_RESOURCES, STOPPED, StopSignal, exit_code
+from scenerl.launch.logs import set_up_logging
 from scenerl.launch.plan import Plan, format_plan, make_plan
 
 logger = logging.getLogger(__name__)
@@ -117,14 +118,6 @@ def resolve_config(arguments: argparse.Namespace, command: str) -> RunConfig:
     from scenerl.launch.session import take_from_run
 
     return take_from_run(config, model_is_given=bool(given & {"model.path", "model_name_or_path"}))
-
-
-def set_up_logging() -> None:
-    """Write INFO of this package and warnings of others to stderr."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
-    )
-    logging.getLogger("scenerl").setLevel(logging.INFO)
 
 
 def train(config: RunConfig, plan: Plan, command: str, arguments: argparse.Namespace) -> int:
