@@ -4,6 +4,8 @@ PYTHON ?= python3
 EXTRA ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN := .venv/bin
 INSTALLED := .venv/.installed-$(EXTRA)
+# Start-up of torch and vLLM is mostly compiling bytecode where none is kept.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test test-slow lint setup system clean
 
@@ -37,7 +39,7 @@ $(INSTALLED): pyproject.toml | system
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python "torch==2.13.0" "setuptools>=77" wheel ninja
-	DS_BUILD_OPS=0 SAM2_BUILD_CUDA=0 $(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation -e ".[$(EXTRA),dev]"
+	DS_BUILD_OPS=0 SAM2_BUILD_CUDA=0 $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --no-build-isolation -e ".[$(EXTRA),dev]"
 	touch $@
 
 clean:

@@ -214,8 +214,9 @@ class SftConfig:
     learning_rate: float = 1e-3
     warmup_steps: int = 50
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "cosine"
-    label_noise: float = 0.0
-    """Relative jitter of the target spans and boxes: a cold start from coarse labels."""
+    label_looseness: float = 0.0
+    """Each edge of a target lies outside the truth by a random share, up to this, of its length: a
+    cold start on labels as a quick annotator draws them."""
     dense_weight: float = 0.0
     """Weight of the auxiliary per-patch loss (class, colour, box, time) from instance images."""
     num_workers: int = 1

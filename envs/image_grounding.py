@@ -91,7 +91,7 @@ class ImageGrounding:
             return ParseError(reason="box outside the image", text=text)
         return BoxAnswer(box_px=box_px, label=parsed[1])
 
-    def reference_completion(self, prompt: Prompt, *, noise: float = 0.0, seed: int = 0) -> str:
+    def reference_completion(self, prompt: Prompt, *, looseness: float = 0.0, seed: int = 0) -> str:
         """Write the reply that names the true box of the frame, in whole coordinates."""
         box_px = true_box_px(prompt)
         if box_px is None:
@@ -100,8 +100,8 @@ class ImageGrounding:
                 "prompts with supervised=True"
             )
         media = prompt.media[0]
-        if noise > 0:
-            box_px = _jitter(box_px, noise, derive_seed(seed, prompt.prompt_id))
+        if looseness > 0:
+            box_px = _loosen(box_px, looseness, derive_seed(seed, prompt.prompt_id))
         grid = self.grid(media)
         box = _whole(from_native_pixels(box_px, grid, media.native_size), grid)
         query = short_query(prompt.sample.question)
@@ -121,9 +121,12 @@ def _whole(box: Box2D, grid: tuple[int, int]) -> list[int]:
     return [x0, y0, x1, y1]
 
 
-def _jitter(box: Box2D, noise: float, seed: int) -> Box2D:
+def _loosen(box: Box2D, looseness: float, seed: int) -> Box2D:
     draw = random.Random(seed)
-    width, height = box[2] - box[0], box[3] - box[1]
-    x0, x1 = sorted(x + draw.gauss(0.0, noise) * width for x in (box[0], box[2]))
-    y0, y1 = sorted(y + draw.gauss(0.0, noise) * height for y in (box[1], box[3]))
-    return x0, y0, x1, y1
+    width, height = (box[2] - box[0]) * looseness, (box[3] - box[1]) * looseness
+    return (
+        box[0] - draw.random() * width,
+        box[1] - draw.random() * height,
+        box[2] + draw.random() * width,
+        box[3] + draw.random() * height,
+    )

@@ -47,14 +47,14 @@ class Env(Protocol):
         """Read a reply. Total: any text gives an answer or a ParseError."""
         ...
 
-    def reference_completion(self, prompt: Prompt, *, noise: float = 0.0, seed: int = 0) -> str:
+    def reference_completion(self, prompt: Prompt, *, looseness: float = 0.0, seed: int = 0) -> str:
         """Write a right reply, for supervised training.
 
         Args:
             prompt: A prompt of a sample without a skip reason.
-            noise: Standard deviation of the jitter of each edge of the true span or box, as a
-                share of its length.
-            seed: Seed of the jitter; the same prompt and seed give the same reply.
+            looseness: Each edge of the true span or box lies outside the truth by a uniformly
+                drawn share, up to this, of its length: labels as a quick annotator gives them.
+            seed: Seed of the draw; the same prompt and seed give the same reply.
 
         Raises:
             ValueError: When the target does not say what is right.

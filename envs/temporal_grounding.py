@@ -56,7 +56,7 @@ class TemporalGrounding:
         span_s = parse_span(text)
         return span_s if isinstance(span_s, ParseError) else SpanAnswer(span_s=span_s)
 
-    def reference_completion(self, prompt: Prompt, *, noise: float = 0.0, seed: int = 0) -> str:
+    def reference_completion(self, prompt: Prompt, *, looseness: float = 0.0, seed: int = 0) -> str:
         """Write the reply that names the longest true span, to a tenth of a second.
 
         The short template writes whole seconds, one number token each for a small policy.
@@ -68,9 +68,9 @@ class TemporalGrounding:
                 "with a skip_reason"
             )
         start, end = max(spans_s, key=lambda span_s: span_s[1] - span_s[0])
-        if noise > 0:
+        if looseness > 0:
             seed = derive_seed(seed, prompt.prompt_id)
-            start, end = _jitter((start, end), noise, prompt.media[0].duration_s, seed)
+            start, end = _loosen((start, end), looseness, prompt.media[0].duration_s, seed)
         if self.config.template == "short":
             whole = f"{math.floor(start + 0.5)}s to {math.floor(end + 0.5)}s"
             return reply_text(short_query(prompt.sample.question), whole)
@@ -84,11 +84,9 @@ def seconds(time_s: float) -> str:
     return f"{round(time_s, 1):g}s" if time_s < 1e5 else f"{time_s:.0f}s"
 
 
-def _jitter(span_s: Span, noise: float, duration_s: float | None, seed: int) -> Span:
+def _loosen(span_s: Span, looseness: float, duration_s: float | None, seed: int) -> Span:
     draw = random.Random(seed)
-    length = span_s[1] - span_s[0]
+    length = (span_s[1] - span_s[0]) * looseness
     last = max(span_s[1], duration_s or 0.0)
-    start, end = sorted(
-        min(max(edge + draw.gauss(0.0, noise) * length, 0.0), last) for edge in span_s
-    )
-    return start, end
+    start, end = span_s[0] - draw.random() * length, span_s[1] + draw.random() * length
+    return max(start, 0.0), min(end, last)

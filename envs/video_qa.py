@@ -51,7 +51,7 @@ class VideoQA:
         answer = extract_answer(text)
         return answer if isinstance(answer, ParseError) else TextAnswer(text=answer)
 
-    def reference_completion(self, prompt: Prompt, *, noise: float = 0.0, seed: int = 0) -> str:
+    def reference_completion(self, prompt: Prompt, *, looseness: float = 0.0, seed: int = 0) -> str:
         """Write the reply that gives the first true answer; an answer in words has no jitter."""
         answers = prompt.sample.target.answers
         if not answers:

@@ -69,16 +69,13 @@ def steps(out: Path, seed: int, queries: int, *, quick: bool) -> list[tuple[str,
     shared += [f"data.max_eval_samples={limit}"]
     shared += ["train.max_steps=2"] if quick else []
     make = ["preprocess", "rooms", "--output", str(data), "--seed", str(ROOMS_SEED + seed)]
+    taken = ["--from", str(out / "stage1")]
     ground = ["ground", "--config", "stage2_tiny", "--split", "test", "--limit", str(limit)]
     ground += ["--output", str(out / "ground"), f"ground.stage1={out / 'stage1'}"]
     return [
         ("rooms", [*make, "--train", str(rooms[0]), "--test", str(rooms[1]), "--workers", "2"]),
         ("stage1", ["stage1", "--config", "stage1_tiny", "name=stage1", *shared]),
-        (
-            "stage2",
-            ["stage2", "--config", "stage2_tiny", "--from", str(out / "stage1"), "name=stage2"]
-            + shared,
-        ),
+        ("stage2", ["stage2", "--config", "stage2_tiny", *taken, "name=stage2", *shared]),
         ("ground", [*ground, f"ground.stage2={out / 'stage2'}", *shared]),
     ]
 

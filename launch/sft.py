@@ -18,7 +18,7 @@ Stopped runs continue with the same command."""
 EPILOG = """\
 examples:
   launch sft --config sft_tiny_policy                    the embedded policy, from random weights
-  launch sft --config sft_tiny_policy_coarse             then its cold start on coarse labels
+  launch sft --config sft_tiny_policy_loose             then its cold start on loose labels
   launch sft --config sft_tiny_tracker                   the embedded tracker
   launch sft --config stage1 sft.learning_rate=1e-5 name=warm    Qwen2.5-VL on your own spans
 """

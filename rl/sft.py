@@ -99,7 +99,7 @@ class SftDataset(Dataset[list[Item]]):
 
     def _example(self, env: Env, prompt: Prompt, seed: int) -> Item:
         sft = self._config.sft
-        reply = env.reference_completion(prompt, noise=sft.label_noise, seed=seed)
+        reply = env.reference_completion(prompt, looseness=sft.label_looseness, seed=seed)
         example = SftExample(
             encoded=self._encoder.encode(prompt), completion_ids=self._encoder.encode_text(reply)
         )

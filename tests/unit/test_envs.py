@@ -270,14 +270,14 @@ def test_the_short_reference_completion_is_short(data_root: Path) -> None:
     assert task.reference_completion(prompt) == expected
 
 
-def test_noise_moves_the_truth_and_is_repeatable(data_root: Path) -> None:
+def test_looseness_moves_the_truth_and_is_repeatable(data_root: Path) -> None:
     for name in ("temporal_grounding", "image_grounding"):
         task = env(name)
         prompt = task.prompts(sample(), data_root)[0]
         exact = task.reference_completion(prompt)
-        noisy = [task.reference_completion(prompt, noise=0.3, seed=seed) for seed in range(20)]
+        noisy = [task.reference_completion(prompt, looseness=0.3, seed=seed) for seed in range(20)]
         assert len(set(noisy)) > 5
-        assert noisy[3] == task.reference_completion(prompt, noise=0.3, seed=3) != exact
+        assert noisy[3] == task.reference_completion(prompt, looseness=0.3, seed=3) != exact
         assert not any(isinstance(task.parse(text, prompt), ParseError) for text in noisy)
 
 
