@@ -123,7 +123,7 @@ class DenseHeads(nn.Module):
                 "dense supervision needs a tokenizer with 0..511 as single tokens; set "
                 "sft.dense_weight=0 for other policies"
             )
-        self.register_buffer("number_ids", torch.tensor(ids), persistent=False)
+        self._number_ids = torch.tensor(ids)
         self._stock = [stock_model(policy)]  # in a list: not a submodule
         text = self._stock[0].config.text_config
         width, classes, colors = text.hidden_size, len(vocabulary.labels), len(vocabulary.colors)
@@ -203,18 +203,18 @@ class DenseHeads(nn.Module):
                 logprobs = torch.log_softmax(scores.float(), dim=-1)  # [heads, keys]
                 wanted_at = media[row][wanted.to(hidden.device)]
                 losses.append(-torch.logsumexp(logprobs[:, wanted_at], dim=-1).mean())
-        return torch.stack(losses).mean() if losses else hidden.new_zeros(())
+        return torch.stack(losses).mean() if losses else torch.zeros((), device=hidden.device)
 
     def _pointers(self, pack: Pack, target: DenseTarget) -> list[tuple[int, Tensor]]:
         """Return (position that predicts a number, bool [tokens] to attend to) of one pack."""
         if not target.is_object.any():
             return []
-        ids = pack.completion_ids[0].to(self.number_ids.device)
-        numbers = torch.isin(ids, self.number_ids).nonzero()[:, 0].tolist()
+        ids = pack.completion_ids[0]
+        numbers = torch.isin(ids, self._number_ids.to(ids.device)).nonzero()[:, 0].tolist()
         before = len(pack.encoded.prompt_ids) - 1
         if target.time_s[0] < 0:  # a box: the last four numbers
             return [(before + number, target.is_object) for number in numbers[-4:]]
-        times = target.time_s[target.is_object].unique()
+        times = torch.tensor(sorted(set(target.time_s[target.is_object].tolist())))
         half = len(numbers) // 2
         parts = [times[:POINTER_SPAN]] * half + [times[-POINTER_SPAN:]] * (len(numbers) - half)
         return [
@@ -242,7 +242,7 @@ class DenseHeads(nn.Module):
         return 0.5 * F.nll_loss(logprobs, times[known])
 
     def _number_logprobs(self, features: Tensor) -> Tensor:
-        embeddings = self._stock[0].get_input_embeddings().weight[self.number_ids]
+        embeddings = self._stock[0].get_input_embeddings().weight[self._number_ids]
         return F.log_softmax(self.scale * features @ embeddings.T, dim=-1)
 
     def _keep_inputs(self, _module: nn.Module, arguments: Any, keywords: dict[str, Any]) -> None:
