@@ -182,7 +182,8 @@ class DenseHeads(nn.Module):
         """Return the positions of the prompt's visual tokens."""
         config, ids = self._stock[0].config, pack.encoded.prompt_ids
         is_media = (ids == config.image_token_id) | (ids == config.video_token_id)
-        return is_media.nonzero()[:, 0]
+        positions: Tensor = is_media.nonzero()[:, 0]
+        return positions
 
     def _pointer_loss(
         self, packs: Sequence[Pack], targets: Sequence[DenseTarget], media: Sequence[Tensor]
