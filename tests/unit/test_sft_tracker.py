@@ -1,5 +1,6 @@
 """Training of the tracker: batches, losses worked by hand, gradients, the same seed twice."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from scenerl.rl.tracker_clips import (
     ClipBatch,
     ClipSampler,
     ClipShape,
+    draw_boxes,
     draw_shape,
     jittered_box,
     mask_box,
@@ -28,6 +30,7 @@ from scenerl.rl.tracker_clips import (
 )
 
 SMALL = TrackerSftConfig(
+    box_steps=1,
     image_steps=2,
     clip_steps=2,
     images_per_step=2,
@@ -41,7 +44,7 @@ SMALL = TrackerSftConfig(
 @pytest.fixture(scope="module")
 def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("rooms")
-    make_rooms(root, RoomsConfig(rooms=(("train", 2), ("test", 1)), num_frames=12, seed=77))
+    make_rooms(root, RoomsConfig(rooms=(("train", 2), ("test", 1)), seed=77))
     return root
 
 
@@ -63,11 +66,26 @@ def test_a_batch_holds_boxes_around_its_targets(rooms: Path) -> None:
 def test_a_step_s_batch_depends_on_seed_and_step_alone(rooms: Path) -> None:
     one, two = (ClipSampler(str(rooms), "train", SMALL, 224) for _ in range(2))
     draw_batch(one, SMALL, 5, 0)
-    first, second = draw_batch(one, SMALL, 5, 3), draw_batch(two, SMALL, 5, 3)
+    first, second = draw_batch(one, SMALL, 5, 4), draw_batch(two, SMALL, 5, 4)
     assert first.shape == second.shape
     assert torch.equal(first.images, second.images)
     assert torch.equal(first.boxes, second.boxes)
-    assert not torch.equal(first.images, draw_batch(two, SMALL, 6, 3).images)
+    assert not torch.equal(first.images, draw_batch(two, SMALL, 6, 4).images)
+
+
+def test_drawn_boxes_come_with_their_filled_masks() -> None:
+    batch = draw_boxes(np.random.default_rng(0), 50, 224)
+    x0, y0, x1, y1 = batch.boxes[:, 0].T
+    area = (x1 - x0) * (y1 - y0) / 4  # in cells of two by two pixels
+    torch.testing.assert_close(batch.targets.sum(dim=(1, 2, 3)), area, rtol=1e-3, atol=0.1)
+
+
+def test_clips_for_absence_show_an_object_that_leaves(rooms: Path) -> None:
+    config = dataclasses.replace(SMALL, absent_share=1.0)
+    sampler = ClipSampler(str(rooms), "train", config, 224)
+    shape = ClipShape(offsets=(0, 8, 9), prompted=(0,))
+    batch = sampler.draw(np.random.default_rng(0), shape, 3, 4)
+    assert bool((batch.pixels == 0).any(dim=1).all())
 
 
 def test_shapes_start_with_a_prompt_and_go_both_ways() -> None:
@@ -121,7 +139,9 @@ def test_loss_of_a_flat_guess_is_the_one_worked_by_hand() -> None:
 
 
 def test_rate_warms_up_and_ends_at_a_hundredth() -> None:
-    config = TrackerSftConfig(image_steps=60, clip_steps=40, warmup_steps=10, learning_rate=1.0)
+    config = TrackerSftConfig(
+        box_steps=20, image_steps=40, clip_steps=40, warmup_steps=10, learning_rate=1.0
+    )
     assert learning_rate(config, 0) == pytest.approx(0.1)
     assert learning_rate(config, 9) == pytest.approx(1.0)
     assert learning_rate(config, 55) == pytest.approx(0.505, abs=0.01)
@@ -158,9 +178,9 @@ def test_the_same_seed_gives_the_same_weights(rooms: Path, tmp_path: Path) -> No
         assert scores.num_objects == 1
         files.append((tmp_path / name / "model.safetensors").read_bytes())
     assert files[0] == files[1]
-    assert len((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()) == 4
+    assert len((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()) == 5
 
 
 def test_an_empty_split_is_named(rooms: Path) -> None:
-    with pytest.raises(ValueError, match=r"split 'val' has no scene"):
+    with pytest.raises(ValueError, match=r"no split 'val'"):
         ClipSampler(str(rooms), "val", SMALL, 224)
