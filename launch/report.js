@@ -78,13 +78,13 @@ function evaluations({ columns, rows }) {
   return [el("h3", {}, "Held-out samples, greedy answers"),
     table(["metric", ...columns, ...(change ? ["change"] : [])], rows.map((row) => {
       const delta = row[row.length - 1];
-      const cell = el("span", {}, signed(delta));
+      const cell = el("span", { class: "num" }, signed(delta));
       return change ? [...row.slice(0, -1), known(delta) ? cell : null] : row.slice(0, -1);
     }))];
 }
 
 function diagnostics({ num_completions, completions, prompts, zero_spread }) {
-  const shares = (rows) => rows.map(([what, count, share]) => [what, count, el("span", {}, percent(share)), meter(share)]);
+  const shares = (rows) => rows.map(([what, count, share]) => [what, count, el("span", { class: "num" }, percent(share)), meter(share)]);
   const parts = [];
   if (completions.length) parts.push(el("div", { class: "card" }, el("h4", {}, `${num_completions} completions kept in rollouts/`), table(["", "", "", ""], shares(completions))));
   if (prompts.length || known(zero_spread)) parts.push(el("div", { class: "card" }, el("h4", {}, "Drawn prompts"), table(["", "", "", ""], shares(prompts)),
@@ -116,7 +116,7 @@ function attribution(chain) {
   if (chain.oracle.length) parts.push(el("h3", {}, "Where accuracy is lost"), el("div", { class: "soft small" },
     "Each row replaces one more stage by the truth. What 3D IoU wins from one row to the next is what that stage loses; lifting loses what true masks lack to 1."),
   table(["stages", "queries", "mean 3D IoU", "Acc@0.25", "Acc@0.5", "stage", "loses", ""], chain.oracle.map((row) =>
-    [...row.slice(0, 2), ...row.slice(2, 5), el("b", {}, row[5]), signed(-row[6]), meter(row[6])])));
+    [...row.slice(0, 2), ...row.slice(2, 5), el("b", {}, row[5]), el("span", { class: "num" }, signed(-row[6])), meter(row[6])])));
   const total = chain.lost_in.reduce((sum, [, count]) => sum + count, 0);
   if (total) {
     const name = (stage) => (stage === "right" ? "right (3D IoU ≥ 0.25)" : `lost in ${stage}`);

@@ -97,16 +97,14 @@ function cloudView(cloud, boxes) {
     gl.enableVertexAttribArray(webgl.at); gl.enableVertexAttribArray(webgl.tint);
     gl.bindBuffer(gl.ARRAY_BUFFER, points); gl.vertexAttribPointer(webgl.at, 3, gl.UNSIGNED_SHORT, true, 6, 0);
     gl.bindBuffer(gl.ARRAY_BUFFER, colors); gl.vertexAttribPointer(webgl.tint, 3, gl.UNSIGNED_BYTE, true, 3, 0);
-    let start = 0, drawn = 0;
+    let start = 0;
     for (const part of cloud.parts) {
       if (!part.normal || dot(part.normal, eye) > -0.05) {  // walls are seen from inside only
         gl.uniform1f(webgl.size, Math.min(12, Math.max(1.5, part.spacing * view.pixels * 1.25)));
         gl.drawArrays(gl.POINTS, start, part.count);
-        drawn += part.count;
       }
       start += part.count;
     }
-    canvas.dataset.points = gl.getError() === gl.NO_ERROR ? drawn : 0;
   }
 
   let asked = false;

@@ -121,7 +121,7 @@ def _read_ply(file: Path | None) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     import open3d
 
-    cloud = open3d.io.read_point_cloud(str(file))
+    cloud = open3d.io.read_point_cloud(file)
     points = np.asarray(cloud.points, dtype=np.float64)
     if not len(points):
         return None

@@ -3,7 +3,7 @@
 
 function fill(node, attributes, children) {
   for (const [key, value] of Object.entries(attributes)) if (value !== null) node.setAttribute(key, value);
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return node;
 }
 const el = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
@@ -21,9 +21,9 @@ const signed = (value, digits = 3) => (known(value) ? `${value > 0 ? "+" : ""}${
 const seconds = (span) => `${show(span[0], 1)} – ${show(span[1], 1)} s`;
 const percent = (share) => (known(share) ? `${(100 * share).toFixed(share < 0.1 && share > 0 ? 1 : 0)} %` : "–");
 
-/* Rows of values or nodes; a column with a number in it is set to the right. */
+/* Rows of values or nodes; a column with a number (or a node of class num) is set to the right. */
 function table(head, rows, full = false) {
-  const right = head.map((_, i) => rows.some((row) => typeof row[i] === "number"));
+  const right = head.map((_, i) => rows.some((row) => typeof row[i] === "number" || (row[i] instanceof Element && row[i].className === "num")));
   const cell = (tag) => (value, i) => el(tag, { class: right[i] ? "n" : null }, value instanceof Node ? value : show(value));
   return el("div", { class: "scroll" }, el("table", { class: full ? "full" : null },
     head.some((word) => word !== "") ? el("tr", {}, head.map(cell("th"))) : null,

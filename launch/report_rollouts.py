@@ -68,9 +68,9 @@ def _completion(row: dict[str, Any]) -> dict[str, Any]:
 
 def _duration_s(media: dict[str, Any]) -> float:
     """Return the length of the video; at least up to its last frame."""
-    times = media["times_s"]
+    times: list[float] = media["times_s"]
     step = times[1] - times[0] if len(times) > 1 else 0.0
-    return max(float(media.get("duration_s") or 0.0), times[-1] + step, 0.1)
+    return max(float(media.get("duration_s") or times[-1] + step), times[-1], 0.1)
 
 
 def _frames(media: dict[str, Any], packer: Packer) -> list[dict[str, Any]]:

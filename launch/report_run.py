@@ -11,12 +11,13 @@ CHARTS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
     ("Learning curves", ("reward/", "eval/", "sft/"), True),
     ("Policy", ("policy/", "logprob_gate/", "loss"), True),
     ("Rollouts", ("rollout/", "parse_error/", "data/"), False),
-    ("Spread of each reward inside groups", ("/spread",), False),
+    ("Spread of rewards", ("/spread",), False),
     ("Time, throughput, memory", ("time/", "throughput/", "memory/"), False),
     ("Other", ("",), False),
 )
 """Title, what the names of its metrics start with (or end with), and whether it is open."""
 
+ABOUT_REWARDS = ("reward/std", "reward/unscored_fraction")
 PRIMARY = {
     "temporal_iou": "mean temporal IoU",
     "box_iou": "mean box IoU",
@@ -98,11 +99,12 @@ def _key_order(key: str) -> tuple[int, str]:
 
 
 def _charts(keys: list[str]) -> list[dict[str, Any]]:
-    left = [key for key in keys if not key.endswith("/spread")]
+    spread = [key for key in keys if key.endswith("/spread") or key in ABOUT_REWARDS]
+    left = [key for key in keys if key not in spread]
     charts = []
     for title, words, is_open in CHARTS:
         if words == ("/spread",):
-            mine = [key for key in keys if key.endswith("/spread")]
+            mine = spread
         else:
             mine = [key for key in left if key.startswith(words)]
             left = [key for key in left if key not in mine]
