@@ -8,7 +8,7 @@ const facts = (list) => el("div", { class: "soft" }, list.join(" · "));
 function rolloutCard(item) {
   const card = el("div", { class: "card wide" }, el("h4", {}, item.question,
     el("span", { class: "soft small" }, `   step ${show(item.step)} · ${item.prompt_id}`),
-    item.dropped ? el("span", { class: "badge" }, "equal rewards: no gradient") : null));
+    item.dropped ? el("span", { class: "badge" }, "not trained on") : null));
   const marks = item.completions.map(() => []);
   const rows = completionTable(item, marks);
   if (item.kind === "image") card.append(el("div", { class: "beside" }, imagePart(item, marks), rows));
