@@ -100,6 +100,7 @@ class VllmEngine:
                 self._engine.collective_rpc(
                     "reload_weights", kwargs={"weights_iterator": iter(checked)}
                 )
+                self._engine.apply_model(_follow_tied_embeddings)
             digest = checked.finish()
         finally:
             self._reset_caches()
@@ -220,3 +221,16 @@ def _max_model_len(spec: EngineSpec) -> int:
     )
     wanted = spec.rollout.max_prompt_length + spec.rollout.max_completion_length
     return min(wanted, int(config.get_text_config().max_position_embeddings))
+
+
+def _follow_tied_embeddings(model: Any) -> None:
+    """Give a tied output head the new embeddings.
+
+    vLLM's CPU build multiplies by a packed copy of them, which a reload leaves as it was.
+    """
+    language = getattr(model, "language_model", model)
+    head = getattr(language, "lm_head", None)
+    if head is None or not getattr(language.config, "tie_word_embeddings", False):
+        return
+    head.tie_weights(language.model.embed_tokens)
+    head.quant_method.process_weights_after_loading(head)
