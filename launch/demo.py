@@ -63,7 +63,7 @@ def main(argv: list[str], command: str) -> int:
 def steps(out: Path, seed: int, queries: int, *, quick: bool) -> list[tuple[str, list[str]]]:
     """Return (name, arguments of `launch`) of every step, in order."""
     data = out / "data"
-    rooms = (8, 2) if quick else (48, max(2, -(-queries // 5)))
+    rooms = (8, 2) if quick else (96, max(2, -(-queries // 5)))
     limit = 4 if quick else queries
     shared = [f"output_dir={out}", f"data.path={data}", f"seed={seed}"]
     shared += [f"data.max_eval_samples={limit}"]
