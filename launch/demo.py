@@ -69,7 +69,8 @@ def steps(out: Path, seed: int, queries: int, *, quick: bool) -> list[tuple[str,
     shared += [f"data.max_eval_samples={limit}"]
     shared += ["train.max_steps=2"] if quick else []
     make = ["preprocess", "rooms", "--output", str(data), "--seed", str(ROOMS_SEED + seed)]
-    taken = ["--from", str(out / "stage1")]
+    # Stage 1's spans, but the cold start's weights: a policy this small forgets boxes in stage 1.
+    taken = ["--from", str(out / "stage1"), "model.path=tiny"]
     ground = ["ground", "--config", "stage2_tiny", "--split", "test", "--limit", str(limit)]
     ground += ["--output", str(out / "ground"), f"ground.stage1={out / 'stage1'}"]
     return [

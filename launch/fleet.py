@@ -248,6 +248,7 @@ def start_ray(config: RunConfig, plan: Plan) -> None:
         if config.cluster.object_store_gib is not None:
             options["object_store_memory"] = int(config.cluster.object_store_gib * 1024**3)
     options |= {"include_dashboard": None if joins else False, "logging_level": logging.WARNING}
+    options["log_to_driver"] = logger.isEnabledFor(logging.DEBUG)  # else in Ray's session folder
     previous = os.umask(0o077)  # sockets, logs and tokens are nobody else's business
     try:
         _init_within(options, config.cluster.start_timeout_s)

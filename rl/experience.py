@@ -230,7 +230,7 @@ class ExperienceMaker:
     def _record(self, position: int, group_id: str | None, reason: str | None) -> Draw:
         sample = self._task.samples[self._sampler.index(position)]
         if reason is not None:
-            logger.warning("%s is skipped: %s", sample.sample_id, reason)
+            logger.debug("%s is skipped: %s", sample.sample_id, reason)  # the ledger has it
         return Draw(
             position=position,
             epoch=self._sampler.epoch(position),
