@@ -263,7 +263,7 @@ def _convert(hint: Any, value: Any, key: str, origins: Mapping[str, str]) -> Any
             return value
         raise _wrong(key, value, "one of " + ", ".join(map(str, arguments)), origins)
     if origin is tuple:
-        items = [value] if isinstance(value, str) else value
+        items = [value] if isinstance(value, str | int | float) else value
         if not isinstance(items, list):
             raise _wrong(key, value, "a list", origins)
         return tuple(_convert(arguments[0], v, f"{key}.{i}", origins) for i, v in enumerate(items))

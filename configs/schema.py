@@ -214,13 +214,21 @@ class SftConfig:
     learning_rate: float = 1e-3
     warmup_steps: int = 50
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "cosine"
-    label_looseness: float = 0.0
+    label_looseness: tuple[float, ...] = (0.0,)
     """Each edge of a target lies outside the truth by a random share, up to this, of its length: a
-    cold start on labels as a quick annotator draws them."""
+    cold start on labels as a quick annotator draws them. One number, or one for each of `envs`."""
     dense_weight: float = 0.0
     """Weight of the auxiliary per-patch loss (class, colour, box, time) from instance images."""
     num_workers: int = 1
     """Processes that decode and encode ahead; 0 does it in the training process."""
+
+    def __post_init__(self) -> None:
+        """Refuse a list of the wrong length."""
+        _require(
+            len(self.label_looseness) in (1, max(len(self.envs), 1)),
+            f"sft.label_looseness has {len(self.label_looseness)} numbers for {len(self.envs)} "
+            "envs; give one for all, or one each",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

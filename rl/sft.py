@@ -91,15 +91,17 @@ class SftDataset(Dataset[list[Item]]):
             env, shown = self._envs[which], derive_seed(seed, attempt)
             prompts = env.prompts(sample, self._config.data.path, seed=shown, supervised=True)
             if prompts:
-                return self._example(env, choice.choice(prompts), shown)
+                return self._example(which, choice.choice(prompts), shown)
         raise DataError(
             f"no prompt in 1000 samples of {self._config.data.path}: the targets have no true box "
             "in the frames of their spans; look at `launch preprocess`'s manifest"
         )
 
-    def _example(self, env: Env, prompt: Prompt, seed: int) -> Item:
+    def _example(self, which: int, prompt: Prompt, seed: int) -> Item:
         sft = self._config.sft
-        reply = env.reference_completion(prompt, looseness=sft.label_looseness, seed=seed)
+        looseness = sft.label_looseness[which if len(sft.label_looseness) > 1 else 0]
+        env = self._envs[which]
+        reply = env.reference_completion(prompt, looseness=looseness, seed=seed)
         example = SftExample(
             encoded=self._encoder.encode(prompt), completion_ids=self._encoder.encode_text(reply)
         )
