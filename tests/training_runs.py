@@ -21,7 +21,11 @@ CONFIG = """
 extends: stage1_tiny.yaml
 output_dir: {root}/runs
 model: {{path: {root}/model}}
-data: {{path: {root}/rooms, kinds: [], max_train_samples: 12, max_eval_samples: 2}}
+data:
+  path: {root}/rooms
+  kinds: [attribute, relation, superlative]
+  max_train_samples: 12
+  max_eval_samples: 2
 env: {{num_frames: 4}}
 rollout: {{engine: transformers, group_size: 3, max_completion_length: 8, max_prompt_length: 1024}}
 rewards:

@@ -149,8 +149,8 @@ def test_an_engine_that_keeps_its_old_weights_is_caught(tiny, monkeypatch):
         for parameter in policy.parameters():
             parameter.mul_(1.05)
 
-    def lose(method, kwargs):
-        for _ in kwargs["weights_iterator"]:
+    def lose(method, args=(), kwargs=None):
+        for _ in (kwargs or {}).get("weights_iterator", ()):
             pass
 
     with monkeypatch.context() as patch:
@@ -161,3 +161,25 @@ def test_an_engine_that_keeps_its_old_weights_is_caught(tiny, monkeypatch):
     with pytest.raises(WeightError, match="missing"):
         engine.load_weights(list(hub_state_dict(policy))[:-1], 2)
     engine.load_weights(hub_state_dict(_learner(folder)), 3)
+
+
+def test_a_tied_output_head_follows_the_learner(tmp_path):
+    # vLLM's CPU build multiplies by a packed copy of tied embeddings.
+    from scenerl.rollout.tiny_policy import make_tiny_policy
+
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    folder = make_tiny_policy(tmp_path / "tied")
+    encoded = Encoder(folder, frames=smooth_frames).encode(tiny_prompts(28)["image"])
+    before = dict(os.environ)
+    engine = make_engine(folder, ModelConfig(path=str(folder)), ROLLOUT)
+    policy = _learner(folder)
+    with torch.no_grad():
+        embeddings = policy.get_input_embeddings().weight
+        noise = torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(0))
+        embeddings.add_(0.02 * noise)
+    engine.load_weights(hub_state_dict(policy), 1)
+    [group] = engine.generate([encoded], [[1, 2]])
+    engine.close()
+    os.environ.clear()
+    os.environ.update(before)
+    assert _difference(policy, encoded, group).mean() < 1e-4
