@@ -187,6 +187,8 @@ class TrainConfig:
     zero_stage: Literal[0, 1, 2, 3] = 2
     deepspeed_config: str | None = None
     """DeepSpeed JSON file; None derives it from this section."""
+    max_quarantined_fraction: float = 0.1
+    """The run stops when more than this share of the drawn samples has broken data."""
     save_steps: int = 50
     save_total_limit: int = 2
     eval_steps: int = 0
@@ -300,6 +302,9 @@ class ClusterConfig:
     """Shared memory for pixels and weights on their way; None lets Ray take its share."""
     start_timeout_s: float = 300.0
     step_timeout_s: float = 1800.0
+    max_recoveries: int = 3
+    """Losses of an actor in a row, without a step in between, after which the run stops; before
+    that it starts all actors anew and goes on from its newest commit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,6 +15,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("scenerl.launch.eval", "measure a policy on held-out samples"),
     "ground": ("scenerl.launch.ground", "answer queries with a span, boxes, masks and a 3D box"),
     "lift": ("scenerl.launch.lift", "lift anybody's masks to points and 3D boxes"),
+    "status": ("scenerl.launch.control", "where runs stand"),
+    "logs": ("scenerl.launch.control", "the log of a run"),
+    "stop": ("scenerl.launch.control", "end a run after its step, to be continued"),
+    "resume": ("scenerl.launch.control", "continue a run with its own settings"),
+    "audit": ("scenerl.launch.control", "prove from files that nothing was lost or trained twice"),
     "report": ("scenerl.launch.report", "write the HTML report of a run"),
     "doctor": ("scenerl.launch.doctor", "check this machine against the tested versions"),
 }

@@ -1,8 +1,11 @@
 """What a person sees of a run: this package's progress, and of other packages only trouble."""
 
+import contextlib
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -25,3 +28,16 @@ def set_up_logging() -> None:
         level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
     )
     logging.getLogger("scenerl").setLevel(logging.INFO)
+
+
+@contextlib.contextmanager
+def log_to_file(run: Path) -> Iterator[None]:
+    """Add what is logged to RUN/log.txt as well, with dates, for `launch logs`."""
+    handler = logging.FileHandler(run / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()

@@ -14,7 +14,7 @@ from typing import Any
 from scenerl.configs.load import load_config, to_dict, to_yaml
 from scenerl.configs.schema import ConfigError, RunConfig
 from scenerl.launch.exit_codes import DONE, NO_RESOURCES, STOPPED, StopSignal, exit_code
-from scenerl.launch.logs import set_up_logging
+from scenerl.launch.logs import log_to_file, set_up_logging
 from scenerl.launch.plan import Plan, format_plan, make_plan
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,8 @@ def train(config: RunConfig, plan: Plan, command: str, arguments: argparse.Names
             run_dir.write_exit(DONE, "was finished already")
             return DONE
         run_dir.write_environment(describe_environment())
-        reason = _train_in(run_dir, config, plan, use_ray=not arguments.no_ray)
+        with log_to_file(run_dir.path):
+            reason = _train_through_losses(run_dir, config, plan, use_ray=not arguments.no_ray)
     except BaseException as error:
         run_dir.write_exit(exit_code(error), f"{type(error).__name__}: {error}")
         raise
@@ -149,6 +150,36 @@ def is_finished(path: Path, config: RunConfig) -> bool:
     """Whether the summary of a run covers all its steps."""
     file = path / "summary.json"
     return file.is_file() and json.loads(file.read_text())["steps"] >= config.train.max_steps
+
+
+def _train_through_losses(
+    run_dir: Any, config: RunConfig, plan: Plan, *, use_ray: bool
+) -> str | None:
+    """Train; after the loss of an actor start all of them anew and go on from the newest commit.
+
+    Raises:
+        ActorLostError: After `cluster.max_recoveries` losses in a row without a step in between.
+    """
+    from scenerl.rl.durable import read_lines
+
+    in_a_row, best = 0, -1
+    while True:
+        try:
+            return _train_in(run_dir, config, plan, use_ray=use_ray)
+        except Exception as error:
+            if type(error).__name__ != "ActorLostError":
+                raise
+            steps = len(read_lines(run_dir.path / "metrics.jsonl"))
+            in_a_row, best = (1, steps) if steps > best else (in_a_row + 1, best)
+            if in_a_row > config.cluster.max_recoveries:
+                raise
+            logger.warning("%s", error)
+            logger.warning(
+                "generation %d lost an actor after step %d; starting all anew from the newest "
+                "commit (loss %d in a row of at most %d)",
+                run_dir.generation, steps, in_a_row, config.cluster.max_recoveries,
+            )  # fmt: skip
+            run_dir.begin_generation({"step": steps, "lost": str(error)})
 
 
 def _train_in(run_dir: Any, config: RunConfig, plan: Plan, *, use_ray: bool) -> str | None:

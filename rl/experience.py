@@ -35,6 +35,8 @@ class Draw:
     """None when the sample gave no prompt."""
     reason: str | None
     """Why it was skipped; None when it has rollouts."""
+    broken: bool = False
+    """Whether it was skipped because its data cannot be used, not because it does not fit."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -62,6 +64,15 @@ def has_spread(scores: Sequence[Score], tolerance: float) -> bool:
     return len(values) >= 2 and float(reward_spread(torch.tensor([values]))[0]) > tolerance
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Skip:
+    """Why a sample gives no prompt."""
+
+    reason: str
+    broken: bool = False
+    """Whether its data cannot be used."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
     """What is trained on: the samples, how they are asked, and where stage 1 looked."""
@@ -72,23 +83,23 @@ class Task:
     spans_s: Mapping[str, Span | None] | None = None
     """Sample id -> predicted span of an earlier stage; None uses the true ones."""
 
-    def prompts(self, sample: Sample, seed: int) -> tuple[list[Prompt], str | None]:
+    def prompts(self, sample: Sample, seed: int) -> "tuple[list[Prompt], Skip | None]":
         """Return the training prompts of a sample, or why there are none."""
         reason = self.env.skip_reason(sample)
         if reason is not None:
-            return [], reason
+            return [], Skip(reason)
         span_s = None
         if self.spans_s is not None:
             span_s = self.spans_s.get(sample.sample_id)
             if span_s is None:
-                return [], "no usable predicted span"
+                return [], Skip("no usable predicted span")
         try:
             prompts = self.env.prompts(
                 sample, self.data_root, span_s=span_s, seed=seed, supervised=True
             )
         except (OSError, ValueError) as error:
-            return [], f"{type(error).__name__}: {error}"
-        return prompts, None if prompts else "no frame of the span has a true box"
+            return [], Skip(f"{type(error).__name__}: {error}", broken=True)
+        return prompts, None if prompts else Skip("no frame of the span has a true box")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,34 +223,36 @@ class ExperienceMaker:
                 )
             wanted: dict[str, tuple[int, Prompt]] = {}
             while len(encoded) + len(wanted) < count and position - start < 2 * len(self._sampler):
-                prompts, reason = self._prompts_at(position)
-                if reason is not None:
-                    draws.append(self._record(position, None, reason))
+                prompts, skip = self._prompts_at(position)
+                if skip is not None:
+                    draws.append(self._record(position, None, skip))
                 for prompt in prompts[: count - len(encoded) - len(wanted)]:
                     wanted[_group_id(prompt, position)] = (position, prompt)
                 position += 1
             results = self._fleet.encode([prompt for _, prompt in wanted.values()])
             for (group_id, (at, _)), result in zip(wanted.items(), results, strict=True):
                 if isinstance(result, EncodeFailure):
-                    draws.append(self._record(at, group_id, result.reason))
+                    skip = Skip(result.reason, broken=result.broken)
+                    draws.append(self._record(at, group_id, skip))
                 else:
                     draws.append(self._record(at, group_id, None))
                     encoded[group_id] = result
         return encoded, draws, position
 
-    def _record(self, position: int, group_id: str | None, reason: str | None) -> Draw:
+    def _record(self, position: int, group_id: str | None, skip: Skip | None) -> Draw:
         sample = self._task.samples[self._sampler.index(position)]
-        if reason is not None:
-            logger.debug("%s is skipped: %s", sample.sample_id, reason)  # the ledger has it
+        if skip is not None:
+            logger.debug("%s is skipped: %s", sample.sample_id, skip.reason)  # the ledger has it
         return Draw(
             position=position,
             epoch=self._sampler.epoch(position),
             sample_id=sample.sample_id,
             group_id=group_id,
-            reason=reason,
+            reason=skip.reason if skip else None,
+            broken=skip is not None and skip.broken,
         )
 
-    def _prompts_at(self, position: int) -> tuple[list[Prompt], str | None]:
+    def _prompts_at(self, position: int) -> tuple[list[Prompt], Skip | None]:
         sample = self._task.samples[self._sampler.index(position)]
         epoch = self._sampler.epoch(position)
         return self._task.prompts(sample, derive_seed(self._config.seed, epoch, sample.sample_id))

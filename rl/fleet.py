@@ -31,6 +31,8 @@ class EncodeFailure:
 
     prompt: Prompt
     reason: str
+    broken: bool = False
+    """Whether the media cannot be read; a prompt that is only too long is sound."""
 
 
 class PromptEncoder(Protocol):
@@ -197,7 +199,7 @@ def encode_one(
     try:
         encoded = encoder.encode(prompt)
     except (OSError, ValueError) as error:
-        return EncodeFailure(prompt=prompt, reason=f"{type(error).__name__}: {error}")
+        return EncodeFailure(prompt=prompt, reason=f"{type(error).__name__}: {error}", broken=True)
     length = len(encoded.prompt_ids)
     if length > max_prompt_length:
         return EncodeFailure(

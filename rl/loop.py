@@ -6,13 +6,14 @@ import logging
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from scenerl.configs.schema import TrainConfig
+from scenerl.preprocess.records import DataError
 from scenerl.rl.batch import BatchReport, make_batches
 from scenerl.rl.checkpoint import Commit
-from scenerl.rl.durable import write_json
+from scenerl.rl.durable import read_lines, write_json
 from scenerl.rl.experience import Experience, ExperienceMaker, journal_of
 from scenerl.rl.fleet import Fleet
 from scenerl.rl.logprob_gate import check_logprobs
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 GATE_GROUPS = 4
 """Groups whose log-probs the gate compares."""
+
+MIN_QUARANTINE = 2
+"""Samples with broken data that never stop a run by themselves."""
 
 
 class StalenessError(RuntimeError):
@@ -71,6 +75,8 @@ class Trainer:
         """Where the next experience draws."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rollout")
         self._gate_now = True
+        self._drawn = self._quarantined = 0
+        """Ledger rows, and those with broken data."""
         self.step_number = 0
         """Steps done."""
         self._started = time.monotonic()
@@ -89,6 +95,8 @@ class Trainer:
         self._run_dir.drop_journals(
             up_to=None if self._run_dir.config_changed else self.step_number
         )
+        outcomes = [row["outcome"] for row in read_lines(self._run_dir.path / "ledger.jsonl")]
+        self._drawn, self._quarantined = len(outcomes), outcomes.count("quarantined")
         first = self.step_number + 1
         staleness = self._config.max_staleness
         for step in range(first, min(first + staleness, self._config.max_steps + 1)):
@@ -143,6 +151,7 @@ class Trainer:
             **gate,
             "rollout/staleness": float(self._staleness_of(experience, result)),
             "rollout/refills": float(experience.refills),
+            "data/quarantined": float(sum(draw.broken for draw in experience.draws)),
             "policy/version": float(self._fleet.policy_version),
             **experience.seconds,
             **watch.seconds,
@@ -255,7 +264,9 @@ class Trainer:
         """Write ledger and metrics; evaluate and commit when it is time."""
         step, config = self.step_number, self._config
         trained = {group.group_id for batch in batches for group in batch.groups}
-        self._run_dir.append_ledger(ledger_rows(experience, trained))
+        rows = ledger_rows(experience, trained)
+        self._run_dir.append_ledger(rows)
+        self._quarantine(rows)
         evaluation = None
         if self._parts.evaluate and config.eval_steps and step % config.eval_steps == 0:
             evaluation = self._parts.evaluate(step)
@@ -274,6 +285,32 @@ class Trainer:
         if evaluation:
             self._mark_best(evaluation)
         self._run_dir.drop_rollouts(step)
+        self._check_quarantine()
+
+    def _quarantine(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Write down the samples whose data are broken, and count them."""
+        broken = [row for row in rows if row["outcome"] == "quarantined"]
+        self._drawn += len(rows)
+        self._quarantined += len(broken)
+        if broken:
+            self._run_dir.append_quarantine(broken)
+
+    def _check_quarantine(self) -> None:
+        """Stop when too much of the data is broken.
+
+        Raises:
+            DataError: If `train.max_quarantined_fraction` is passed; the run has committed.
+        """
+        bound = self._config.max_quarantined_fraction
+        allowed = max(bound * self._drawn, MIN_QUARANTINE)
+        if self._quarantined > allowed:
+            self.commit()
+            raise DataError(
+                f"{self._quarantined} of {self._drawn} drawn samples have broken data, "
+                f"train.max_quarantined_fraction allows {bound:g}; quarantine.jsonl in "
+                f"{self._run_dir.path} names them. Mend the data, or raise the bound, and "
+                "continue with the same command"
+            )
 
     def _mark_best(self, evaluation: Evaluation) -> None:
         value = evaluation.metrics[evaluation.primary]
@@ -300,7 +337,7 @@ class Trainer:
 
 
 def ledger_rows(experience: Experience, trained: set[str]) -> list[dict[str, object]]:
-    """Return what became of every draw: trained, zero_spread, unscored or skipped with a reason."""
+    """Return what became of every draw: see `rl.audit.OUTCOMES`; the last two have a reason."""
     scored = {
         group.group_id: sum(score.value is not None for score in row)
         for group, row in zip(experience.groups, experience.scores, strict=True)
@@ -309,7 +346,7 @@ def ledger_rows(experience: Experience, trained: set[str]) -> list[dict[str, obj
     for draw in experience.draws:
         outcome, reason = "trained", draw.reason
         if draw.reason is not None:
-            outcome = "skipped"
+            outcome = "quarantined" if draw.broken else "skipped"
         elif draw.group_id not in trained:
             enough = scored[draw.group_id or ""] >= 2
             outcome = "zero_spread" if enough else "skipped"

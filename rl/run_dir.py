@@ -35,6 +35,10 @@ UNUSED_SECTIONS = {
 """Settings that a command never reads; they may differ when it continues."""
 
 
+LOCK_PATIENCE_S = 0.5
+"""`launch status` looks at a lock by holding it for a moment; a start waits that out."""
+
+
 class RunBusyError(RuntimeError):
     """Another process is working in the run directory."""
 
@@ -74,6 +78,17 @@ class RunDir:
         self._rollout_steps = max(config.log.rollout_steps, 1)
         (self.path / "STOP").unlink(missing_ok=True)
         (self.path / "exit.json").unlink(missing_ok=True)
+
+    def begin_generation(self, fault: Mapping[str, Any]) -> None:
+        """Go on after a loss: writers of before can no longer commit, and faults.jsonl says why."""
+        append_line(
+            self.path / "faults.jsonl", {"time": _now(), "generation": self.generation, **fault}
+        )
+        self.generation = self._next_generation()
+
+    def append_quarantine(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add samples whose data are broken, with the reason, to quarantine.jsonl."""
+        append_lines(self.path / "quarantine.jsonl", rows)
 
     def owns_run(self) -> bool:
         """Whether no newer process has taken over."""
@@ -136,7 +151,7 @@ class RunDir:
 
     def rewind(self, step: int) -> None:
         """Forget everything after a committed step; the run continues from there."""
-        for name in ("metrics.jsonl", "ledger.jsonl"):
+        for name in ("metrics.jsonl", "ledger.jsonl", "quarantine.jsonl"):
             file = self.path / name
             rows = read_lines(file)
             kept = [row for row in rows if row["step"] <= step]
@@ -163,16 +178,18 @@ class RunDir:
 
     def _take_lock(self) -> IO[str]:
         lock = (self.path / "lock").open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        deadline = time.monotonic() + LOCK_PATIENCE_S
+        while not _try_lock(lock):
+            if time.monotonic() < deadline:
+                time.sleep(0.02)
+                continue
             lock.seek(0)
             owner = lock.read().strip() or "unknown"
             lock.close()
             raise RunBusyError(
                 f"{self.path} is in use by another process ({owner}); wait for it, stop it with "
-                f"`touch {self.path / 'STOP'}`, or give this run another name"
-            ) from None
+                f"`launch stop {self.path}`, or give this run another name"
+            )
         lock.truncate(0)
         lock.write(f"pid {os.getpid()} since {_now()}\n")
         lock.flush()
@@ -214,6 +231,14 @@ class RunDir:
         generation = self._read_generation() + 1
         write_json(self.path / "generation.json", {"generation": generation})
         return generation
+
+
+def _try_lock(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def config_changes(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
