@@ -16,6 +16,7 @@ from scenerl.configs.schema import ConfigError, RunConfig
 from scenerl.launch.exit_codes import DONE, NO_RESOURCES, STOPPED, StopSignal, exit_code
 from scenerl.launch.logs import log_to_file, set_up_logging
 from scenerl.launch.plan import Plan, format_plan, make_plan
+from scenerl.launch.submit import Job, add_options, overrides_of, submit
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ examples:
   launch {command} --config {command}_tiny name=mine --from runs/stage1_tiny
   launch {command} --config {command}_tiny                        again: continues exactly where it stopped
   launch {command} --config {command}_tiny train.max_steps=60 --allow-config-change train.max_steps
-  touch runs/{command}_tiny/STOP                              ends the run after its step; it can continue
+  launch {command} --config {command} --nnodes 4 --gpus-per-node 8 --submit slurm --print     the batch script
+  launch stop runs/{command}_tiny                             ends the run after its step; it can continue
 
 exit codes: 0 done, 64 settings, 65 data, 69 machines, 70 a bug, 75 stopped (run the same command
 to continue), 77 refused (another process works in the run directory)
@@ -58,6 +60,9 @@ def main(argv: list[str], command: str) -> int:
         if plan.problems:
             print(format_plan(plan), file=sys.stderr)
             return NO_RESOURCES
+        if arguments.submit:
+            allowed = [f"--allow-config-change={key}" for key in arguments.allow_config_change]
+            return submit(Job(command=command, config=config, more=tuple(allowed)), arguments)
         return train(config, plan, command, arguments)
     except Exception as error:
         code = exit_code(error)
@@ -92,6 +97,7 @@ def parse_arguments(argv: list[str], command: str) -> argparse.Namespace:
         metavar="KEY",
         help="continue a run although this setting differs (may be repeated)",
     )
+    add_options(parser)
     add("--no-ray", action="store_true", help="one process: transformers or vLLM and torch, no Ray")
     return parser.parse_intermixed_args(argv)
 
@@ -102,7 +108,7 @@ def resolve_config(arguments: argparse.Namespace, command: str) -> RunConfig:
     Raises:
         ConfigError: If the settings are wrong or belong to the other stage.
     """
-    overrides = list(arguments.overrides)
+    overrides = [*arguments.overrides, *overrides_of(arguments)]
     config = load_config(arguments.config, overrides)
     if arguments.from_run is not None:
         config = dataclasses.replace(config, from_run=str(arguments.from_run))
