@@ -7,12 +7,13 @@ INSTALLED := .venv/.installed-$(EXTRA)
 # Start-up of torch and vLLM is mostly compiling bytecode where none is kept.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-slow lint setup system clean
+.PHONY: help demo test test-slow chaos lint setup system clean
 
 help:
 	@echo "make demo       train both stages on synthetic rooms, ground in 3D, write runs/demo/report.html"
 	@echo "make test       lint, type check, default tests"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make chaos      kill processes of a run at random, SCENERL_CHAOS_KILLS (10) times"
 	@echo "make setup      only install (EXTRA=cpu or gpu; found: $(EXTRA))"
 
 demo: $(INSTALLED)
@@ -22,7 +23,10 @@ test: $(INSTALLED) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not multinode"
 
 test-slow: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not multinode"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not multinode and not chaos"
+
+chaos: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/chaos
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -150,8 +150,13 @@ class PluginRunner:
             raise RewardError(f"reward {self._name} ({self._path}): {problem}")
 
     def call(self, batches: Sequence[Columns], state: Mapping[str, Any]) -> list[Outcome]:
-        """Score each batch. After a fault the process is replaced and the rest goes on."""
+        """Score each batch. After a fault the process is replaced and the rest goes on.
+
+        A batch over which the process died is asked once more: only the second death is the
+        plug-in's, the first may have been the machine's.
+        """
         outcomes: dict[int, Outcome] = {}
+        died: set[int] = set()
         together = True
         hangs = 0
         while len(outcomes) < len(batches):
@@ -170,6 +175,9 @@ class PluginRunner:
                 is_async = self._needs is not None and self._needs.is_async
                 if is_async and len(unanswered) > 1:
                     together = False  # they ran at once: ask one by one to find the culprit
+                    continue
+                if fault.cause == "died" and unanswered[0] not in died:
+                    died.add(unanswered[0])
                     continue
                 text = str(fault)
                 hangs = hangs + 1 if fault.cause == "timeout" else 0

@@ -190,11 +190,13 @@ def _nothing_is_left_running() -> Iterator[None]:
     assert marked == []
 
 
-def scorer(plugins: Path, name: str, on_error: str, weight: float = 1.0) -> Scorer:
+def scorer(
+    plugins: Path, name: str, on_error: str, weight: float = 1.0, timeout_s: float = 0.7
+) -> Scorer:
     plugin = RewardConfig(
         path=f"{plugins}:{name}",
         on_error=on_error,  # type: ignore[arg-type]
-        timeout_s=0.7,
+        timeout_s=timeout_s,
         max_memory_gib=4.0,
         weight=weight,
     )
@@ -225,7 +227,7 @@ def test_a_fault_leaves_the_group_unscored_and_is_counted(name: str, plugins: Pa
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_does_no_harm_is_scored_and_cleaned_up(name: str, plugins: Path) -> None:
-    subject = scorer(plugins, name, "raise")
+    subject = scorer(plugins, name, "raise", timeout_s=20.0)
     for _ in range(3):
         (scores,) = subject.score([group(REPLIES)])
         assert [score.value for score in scores] == [2.0, 1.5]
@@ -306,3 +308,22 @@ def test_the_plugin_ends_with_the_process_that_asked(plugins: Path, tmp_path: Pa
     while Path(f"/proc/{plugin}").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not Path(f"/proc/{plugin}").exists()
+
+
+def test_a_process_that_the_machine_kills_once_is_asked_again(tmp_path: Path) -> None:
+    mark = tmp_path / "killed"
+    (tmp_path / "once.py").write_text(
+        "import os, pathlib, signal\n"
+        "def once(completions):\n"
+        f"    mark = pathlib.Path({str(mark)!r})\n"
+        "    if not mark.exists():\n"
+        "        mark.touch()\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return [1.0 for _ in completions]\n"
+    )
+    subject = Scorer([RewardConfig(path=f"{tmp_path / 'once.py'}:once", on_error="none")])
+    (scores,) = subject.score([group(REPLIES)])
+    subject.close()
+    assert mark.exists()
+    assert [score.value for score in scores] == [1.0, 1.0]
+    assert not subject.counters
