@@ -34,7 +34,7 @@ def read_depth(sens: SensFile, index: int) -> np.ndarray:
         inflate = isal_zlib.decompressobj()
         try:
             pixels = inflate.decompress(stored, expected + 1)
-        except igzip_lib.IsalError as error:
+        except igzip_lib.IsalError as error:  # type: ignore[misc]  # the stub has an instance
             text = f"the depth of frame {index} cannot be inflated: {error}"
             raise sens.error("depth_unreadable", at, text) from error
         if not inflate.eof and len(pixels) <= expected:
