@@ -10,6 +10,7 @@ it is that of the largest. `launch bench sens` times fewer frames in interleaved
 import argparse
 import json
 import multiprocessing
+import os
 import resource
 import shutil
 import tempfile
@@ -25,13 +26,15 @@ def _timed(connection: Any, work: Callable[..., object], arguments: tuple[Any, .
     begin = time.perf_counter()
     work(*arguments)
     spent_ms = 1000 * (time.perf_counter() - begin)
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cpu_ms = 1000 * sum(os.times()[:4])
+    # The high-water mark in getrusage outlives exec, so it would be the parent's here.
+    status = Path("/proc/self/status").read_text().split("VmHWM:")[1]
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    connection.send((spent_ms, max(own, children) * 1024 / 1e6))
+    connection.send((spent_ms, cpu_ms, max(int(status.split()[0]), children) * 1024 / 1e6))
 
 
-def measure(work: Callable[..., object], *arguments: Any) -> tuple[float, float]:
-    """Return (milliseconds, peak resident MB) of a call in a fresh process."""
+def measure(work: Callable[..., object], *arguments: Any) -> tuple[float, float, float]:
+    """Return (milliseconds, those of all cores, peak resident MB) of a call in a fresh process."""
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
     process = context.Process(target=_timed, args=(theirs, work, arguments))
@@ -39,8 +42,8 @@ def measure(work: Callable[..., object], *arguments: Any) -> tuple[float, float]
     process.join()
     if process.exitcode:
         raise RuntimeError(f"{work.__name__} ended with {process.exitcode}")
-    spent_ms, peak_mb = mine.recv()
-    return spent_ms, peak_mb
+    spent_ms, cpu_ms, peak_mb = mine.recv()
+    return spent_ms, cpu_ms, peak_mb
 
 
 def run(
@@ -55,18 +58,20 @@ def run(
             (its memory is not); None does all.
 
     Returns:
-        Rows as `launch bench` writes them.
+        Rows as `launch bench` writes them, and the time of all cores together, which a busy machine
+        changes little.
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        path = write_recording(root / "scene0000_00.sens", frames)
+        path = root / "scene0000_00.sens"
+        measure(write_recording, path, frames)
         floor_ms = frames * inflate_ms(path)
         done = min(frames, peer_frames or frames)
-        peer_ms, peer_mb = measure(reencode, path, root / "peer", done)
+        peer_ms, peer_cpu_ms, peer_mb = measure(reencode, path, root / "peer", done)
         shutil.rmtree(root / "peer")
         rows = []
         for count in workers:
-            spent_ms, peak_mb = measure(convert, path, root / "ours", count)
+            spent_ms, cpu_ms, peak_mb = measure(convert, path, root / "ours", count)
             written = len(list((root / "ours" / "scenes" / path.stem / "depth").iterdir()))
             assert written == frames, f"{written} of {frames} frames were written"
             shutil.rmtree(root / "ours")
@@ -81,6 +86,9 @@ def run(
                     "peak_mb": round(peak_mb),
                     "peer_peak_mb": round(peer_mb),
                     "floor_ms": round(floor_ms / count),
+                    "cpu_ms": round(cpu_ms),
+                    "peer_cpu_ms": round(peer_cpu_ms * frames / done),
+                    "cpu_ratio": round(peer_cpu_ms * frames / done / cpu_ms, 2),
                 }
             )
         return rows
