@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scenerl.preprocess.annotations import MIN_PIXEL_SHARE
 from scenerl.preprocess.depth_png import encode_png16
 from scenerl.preprocess.scannet_views import FrameGrid, InstanceViews
 from scenerl.preprocess.scene_files import pose_problem
@@ -37,7 +38,7 @@ class Stretch:
     """4x4 transform applied to every pose; None leaves them."""
     resize: tuple[int, int] | None = None
     """(width, height) of the colour frames to write; None copies their bytes."""
-    min_pixel_share: float = 0.001
+    min_pixel_share: float = MIN_PIXEL_SHARE
     """An object with fewer of a frame's pixels is not visible in it."""
 
     @property
@@ -100,28 +101,28 @@ def convert_stretch(job: Stretch) -> int:
         The number of frames asked for.
     """
     record = StretchRecord()
-    geometry = job.folder / GEOMETRY
     with SensFile(job.sens) as sens:
-        views = grid = None
-        if geometry.is_file():
-            views = _views(geometry, geometry.stat().st_mtime_ns)
-            color, depth = output_intrinsics(sens.header, job.resize)
-            grid = FrameGrid(
-                color, job.resize or sens.header.color_size, depth, sens.header.depth_size
-            )
+        sight = _sight(sens.header, job)
         for index in job.indices:
             try:
-                problem = _convert(sens, index, job, record)
+                problem = _convert(sens, index, job, sight, record)
             except SensError as error:
                 problem = error.code, str(error)
             if problem is not None:
                 record.problems.append((index, *problem))
-                continue
-            if views is not None and grid is not None:
-                _write_instances(sens, index, job, (views, grid), record)
     content = {name: getattr(record, name) for name in StretchRecord.__dataclass_fields__}
     write_whole(job.record, json.dumps(content).encode())
     return len(job.indices)
+
+
+def _sight(header: SensHeader, job: Stretch) -> tuple[InstanceViews, FrameGrid] | None:
+    """Return the mesh and the rays to look at it; None when the scan has no objects."""
+    geometry = job.folder / GEOMETRY
+    if not geometry.is_file():
+        return None
+    color, depth = output_intrinsics(header, job.resize)
+    grid = FrameGrid(color, job.resize or header.color_size, depth, header.depth_size)
+    return _views(geometry, geometry.stat().st_mtime_ns), grid
 
 
 def _pose(sens: SensFile, index: int, job: Stretch) -> np.ndarray:
@@ -130,7 +131,11 @@ def _pose(sens: SensFile, index: int, job: Stretch) -> np.ndarray:
 
 
 def _convert(
-    sens: SensFile, index: int, job: Stretch, record: StretchRecord
+    sens: SensFile,
+    index: int,
+    job: Stretch,
+    sight: tuple[InstanceViews, FrameGrid] | None,
+    record: StretchRecord,
 ) -> tuple[str, str] | None:
     """Write one frame, or return what is wrong with it."""
     with np.errstate(all="ignore"):
@@ -145,7 +150,13 @@ def _convert(
     name, content = _color_file(sens, index, job.resize)
     _write(job, record, f"color/{name}", content)
     _write(job, record, f"depth/{index}.png", encode_png16(_millimetres(sens, depth)))
-    _write(job, record, f"pose/{index}.txt", matrix_text(_pose(sens, index, job)).encode())
+    pose = _pose(sens, index, job)
+    _write(job, record, f"pose/{index}.txt", matrix_text(pose).encode())
+    if sight is not None:
+        depth_m = depth.astype(np.float32) / np.float32(sens.header.depth_shift)
+        instance = sight[1].see(sight[0], pose, depth_m)
+        _write(job, record, f"instance/{index}.png", encode_png16(instance))
+        _note_boxes(instance, index, job.min_pixel_share, record)
     record.frames.append((index, int(sens.frames[index]["color_us"])))
     return None
 
@@ -178,19 +189,8 @@ def _write(job: Stretch, record: StretchRecord, name: str, content: bytes) -> No
     record.sha256[name] = hashlib.sha256(content).hexdigest()
 
 
-def _write_instances(
-    sens: SensFile,
-    index: int,
-    job: Stretch,
-    sight: tuple[InstanceViews, FrameGrid],
-    record: StretchRecord,
-) -> None:
-    """Write the instance image of a frame and note what it shows."""
-    views, grid = sight
-    depth_m = read_depth(sens, index).astype(np.float32) / np.float32(sens.header.depth_shift)
-    instance = grid.see(views, _pose(sens, index, job), depth_m)
-    _write(job, record, f"instance/{index}.png", encode_png16(instance))
-    least = max(1, int(job.min_pixel_share * instance.size))
+def _note_boxes(instance: np.ndarray, index: int, share: float, record: StretchRecord) -> None:
+    least = max(1, int(share * instance.size))
     for object_id, (box, pixels) in instance_boxes(instance, min_pixels=least).items():
         record.boxes.setdefault(str(object_id), {})[str(index)] = [*box, pixels]
 
