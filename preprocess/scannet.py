@@ -18,7 +18,7 @@ from scenerl.preprocess.scannet_files import (
     read_nyu40,
     read_splits,
 )
-from scenerl.preprocess.scannet_frames import Stretch, convert_stretch
+from scenerl.preprocess.scannet_frames import Stretch, convert_stretch, is_done
 from scenerl.preprocess.scannet_objects import BOX_CLASSES
 from scenerl.preprocess.scannet_scene import (
     PROVENANCE,
@@ -122,7 +122,9 @@ class _Work:
         logger.warning("%s is left out: %s", scan_id, detail or reason)
         skipped = skip(self.config, scan_id, "scan", reason, detail)
         self.results[scan_id] = PreparedScan(scan_id=scan_id, scene=None, skipped=(skipped,))
-        self.scans.pop(scan_id, None)
+        scan = self.scans.pop(scan_id, None)
+        if scan is not None:
+            scan.lock.close()
         self.frames[scan_id] = self.done[scan_id] = 0
 
     def convert(self, scans: list[ScanFiles], progress: Callable[[int, int], None]) -> None:
@@ -169,7 +171,7 @@ class _Work:
             if scan is None:
                 continue
             self.frames[files.scan_id] = len(scan.indices)
-            todo = [stretch for stretch in scan.stretches if not stretch.record.is_file()]
+            todo = [stretch for stretch in scan.stretches if not is_done(stretch)]
             self.done[files.scan_id] = len(scan.indices) - sum(len(s.indices) for s in todo)
             self.missing[files.scan_id] = len(todo)
             if todo:

@@ -59,11 +59,25 @@ class StretchRecord:
     """Object id -> frame index -> x0, y0, x1, y1, pixels."""
     sha256: dict[str, str] = field(default_factory=dict)
     """File, relative to the scene folder -> hash of its content."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """File -> bytes."""
 
 
 def read_record(path: Path) -> StretchRecord:
     """Return the record of a finished stretch."""
     return StretchRecord(**json.loads(path.read_text()))
+
+
+def is_done(stretch: Stretch) -> bool:
+    """Return whether a stretch has a record and all files have the bytes that it says.
+
+    After a crash of the whole machine a record may have survived files written before it.
+    """
+    try:
+        sizes = read_record(stretch.record).sizes
+        return all((stretch.folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -187,6 +201,7 @@ def _millimetres(sens: SensFile, depth: np.ndarray) -> np.ndarray:
 def _write(job: Stretch, record: StretchRecord, name: str, content: bytes) -> None:
     (job.folder / name).write_bytes(content)
     record.sha256[name] = hashlib.sha256(content).hexdigest()
+    record.sizes[name] = len(content)
 
 
 def _note_boxes(instance: np.ndarray, index: int, share: float, record: StretchRecord) -> None:

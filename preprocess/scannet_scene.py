@@ -141,9 +141,7 @@ def open_scan(
         lock=_lock(folder),
     )
     if stored_conversion(folder).get("key") != key:
-        for path in folder.iterdir():
-            if path.name != "lock":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        _clear(folder)
     for name in ("color", "depth", "pose", "intrinsic", CHUNKS):
         (folder / name).mkdir(exist_ok=True)
     if damage is not None:
@@ -164,6 +162,16 @@ def open_scan(
         for start in range(0, len(indices), config.stretch)
     ]
     return scan
+
+
+def _clear(folder: Path) -> None:
+    """Empty an unfinished folder of other settings, first of what says which they were."""
+    (folder / "conversion.json").unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "lock":
+            path.unlink()
 
 
 def _lock(folder: Path) -> IO[str]:
@@ -209,9 +217,14 @@ def finish_scan(scan: OpenScan, config: ScannetConfig) -> tuple[SceneEntry, list
             f"{scan.files.sens}: {len(frames)} of {len(scan.indices)} frames are good, expected "
             f"at least 2; left out: {reasons}"
         )
-    times = _times(frames)
+    times, source = frame_times(frames)
     appearances = _appearances(records, times)
-    _write_facts(scan, config, times, appearances)
+    _write_cameras(scan, config)
+    _write_facts(scan, config, {"times": source})
+    stored = {"times_s": {str(index): value for index, value in times.items()}}
+    (scan.folder / "times.json").write_text(json.dumps(stored, indent=1) + "\n")
+    if scan.is_annotated:
+        (scan.folder / "appearances.json").write_text(json.dumps(appearances) + "\n")
     named = {
         row["id"]: row["label"] for row in json.loads((scan.folder / "objects.json").read_text())
     }
@@ -251,15 +264,22 @@ def _move(scan: OpenScan, records: list[StretchRecord]) -> str:
     return digest
 
 
-def _times(frames: list[tuple[int, int]]) -> dict[int, float]:
-    """Return frame -> seconds since the first: its time stamps, or 30 frames a second."""
+def frame_times(frames: list[tuple[int, int]]) -> tuple[dict[int, float], str]:
+    """Return frame -> seconds since the first, and where they come from.
+
+    Time stamps count where they increase by 1/240 to 1 second a frame; else it is 30 frames a
+    second.
+
+    Args:
+        frames: (index, time stamp in microseconds).
+    """
     stamps = [stamp for _, stamp in frames]
     steps = np.diff(np.array(stamps, np.uint64).astype(np.float64)) / 1e6
     gaps = np.diff([index for index, _ in frames])
     if (steps > 0).all() and 1 / 240 < np.median(steps / gaps) < 1:
-        return {index: round((stamp - stamps[0]) / 1e6, 6) for index, stamp in frames}
+        return {i: round((stamp - stamps[0]) / 1e6, 6) for i, stamp in frames}, "time stamps"
     first = frames[0][0]
-    return {index: round((index - first) / FPS, 6) for index, _ in frames}
+    return {i: round((i - first) / FPS, 6) for i, _ in frames}, f"{FPS:.0f} frames a second"
 
 
 def _appearances(
@@ -279,12 +299,7 @@ def _appearances(
     }
 
 
-def _write_facts(
-    scan: OpenScan,
-    config: ScannetConfig,
-    times: dict[int, float],
-    appearances: dict[str, dict[str, Any]],
-) -> None:
+def _write_cameras(scan: OpenScan, config: ScannetConfig) -> None:
     folder, header = scan.folder, scan.header
     color, depth = output_intrinsics(header, config.resize)
     for name, matrix in (("color", color), ("depth", depth)):
@@ -293,10 +308,10 @@ def _write_facts(
         (folder / "intrinsic" / f"intrinsic_{name}.txt").write_text(matrix_text(square))
         extrinsic = matrix_text(getattr(header, f"extrinsic_{name}"))
         (folder / "intrinsic" / f"extrinsic_{name}.txt").write_text(extrinsic)
-    stored = {"times_s": {str(index): value for index, value in times.items()}}
-    (folder / "times.json").write_text(json.dumps(stored, indent=1) + "\n")
-    if scan.is_annotated:
-        (folder / "appearances.json").write_text(json.dumps(appearances) + "\n")
+
+
+def _write_facts(scan: OpenScan, config: ScannetConfig, more: dict[str, str]) -> None:
+    header = scan.header
     facts = {
         "format": SCENE_FORMAT,
         "scene_id": scan.files.scan_id,
@@ -311,5 +326,6 @@ def _write_facts(
         "sens_version": header.version,
         "color_size_stored": list(header.color_size),
         "frames_stored": header.num_frames,
+        **more,
     }
-    (folder / "scene.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (scan.folder / "scene.json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -211,6 +211,22 @@ def test_a_partial_conversion_with_other_settings_starts_anew(raw: Path, tmp_pat
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
+def test_files_lost_in_a_crash_are_written_again(raw: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done >= 6:
+            raise StopError
+
+    source, output = [raw / "scans" / NAME], tmp_path / "out"
+    with pytest.raises(StopError):
+        prepare_scans(source, output, config_of(raw), progress=stop)
+    partial = output / "scenes" / f".partial-{NAME}"
+    (partial / "depth" / "2.png").write_bytes(b"")
+    (partial / "chunks" / "6.json").write_text("{")
+    prepare_scans(source, output, config_of(raw))
+    prepare_scans(source, tmp_path / "whole", config_of(raw))
+    assert files_of(output) == files_of(tmp_path / "whole")
+
+
 def test_a_finished_scan_is_kept(raw: Path, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     first = prepare_scans([raw / "scans"], tmp_path, config_of(raw))
