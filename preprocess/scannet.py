@@ -77,7 +77,7 @@ def prepare_scans(
         DataError: If there is no scan at all, or a list or table is missing or broken.
     """
     root = Path(output)
-    scans, bare = find_scans(inputs)
+    scans, bare = find_scans(inputs, config.scans)
     work = _Work(
         root=root,
         config=config,
@@ -131,12 +131,12 @@ class _Work:
         """Convert all scans; only a few are open at a time."""
         for scan in scans:
             try:
-                count = read_header(scan.sens).num_frames
+                count = 0 if scan.source.is_dir() else read_header(scan.source).num_frames
             except DataError:
                 count = 0  # refused when its turn comes, with the reason
             self.frames[scan.scan_id] = -(-count // self.config.every)
         for stretch, error in self._run(self._stretches(scans)):
-            scan_id = stretch.sens.stem
+            scan_id = stretch.scan_id
             if scan_id not in self.scans:
                 continue
             if error is not None:

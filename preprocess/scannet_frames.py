@@ -14,10 +14,11 @@ import numpy as np
 
 from scenerl.preprocess.annotations import MIN_PIXEL_SHARE
 from scenerl.preprocess.depth_png import encode_png16
+from scenerl.preprocess.export_frames import FrameStore, open_store
 from scenerl.preprocess.scannet_views import FrameGrid, InstanceViews
 from scenerl.preprocess.scene_files import pose_problem
 from scenerl.preprocess.scene_writer import JPEG_QUALITY, matrix_text
-from scenerl.preprocess.sens import SensError, SensFile, SensHeader
+from scenerl.preprocess.sens import SensError, SensHeader
 from scenerl.preprocess.sens_images import check_color, read_color, read_depth
 from scenerl.preprocess.validate import MIN_VALID_SHARE
 from scenerl.preprocess.visibility import instance_boxes
@@ -30,7 +31,8 @@ CHUNKS = "chunks"
 class Stretch:
     """Frames of one scan that one process converts."""
 
-    sens: Path
+    source: Path
+    """`.sens` file, or folder of an exporter."""
     folder: Path
     """The unfinished scene folder; holds `GEOMETRY` when there are objects."""
     indices: tuple[int, ...]
@@ -40,6 +42,11 @@ class Stretch:
     """(width, height) of the colour frames to write; None copies their bytes."""
     min_pixel_share: float = MIN_PIXEL_SHARE
     """An object with fewer of a frame's pixels is not visible in it."""
+
+    @property
+    def scan_id(self) -> str:
+        """The scan's name."""
+        return self.source.stem
 
     @property
     def record(self) -> Path:
@@ -115,7 +122,7 @@ def convert_stretch(job: Stretch) -> int:
         The number of frames asked for.
     """
     record = StretchRecord()
-    with SensFile(job.sens) as sens:
+    with open_store(job.source) as sens:
         sight = _sight(sens.header, job)
         for index in job.indices:
             try:
@@ -139,21 +146,16 @@ def _sight(header: SensHeader, job: Stretch) -> tuple[InstanceViews, FrameGrid] 
     return _views(geometry, geometry.stat().st_mtime_ns), grid
 
 
-def _pose(sens: SensFile, index: int, job: Stretch) -> np.ndarray:
-    pose: np.ndarray = sens.frames[index]["camera_to_world"].astype(np.float64)
-    return pose if job.world is None else np.array(job.world) @ pose
-
-
 def _convert(
-    sens: SensFile,
+    sens: FrameStore,
     index: int,
     job: Stretch,
     sight: tuple[InstanceViews, FrameGrid] | None,
     record: StretchRecord,
 ) -> tuple[str, str] | None:
     """Write one frame, or return what is wrong with it."""
-    with np.errstate(all="ignore"):
-        wrong = pose_problem(sens.frames[index]["camera_to_world"].astype(np.float64))
+    pose = sens.camera_to_world(index)
+    wrong = pose_problem(pose)
     if wrong is not None:
         return wrong
     depth = read_depth(sens, index)
@@ -164,18 +166,18 @@ def _convert(
     name, content = _color_file(sens, index, job.resize)
     _write(job, record, f"color/{name}", content)
     _write(job, record, f"depth/{index}.png", encode_png16(_millimetres(sens, depth)))
-    pose = _pose(sens, index, job)
+    pose = pose if job.world is None else np.array(job.world) @ pose
     _write(job, record, f"pose/{index}.txt", matrix_text(pose).encode())
     if sight is not None:
         depth_m = depth.astype(np.float32) / np.float32(sens.header.depth_shift)
         instance = sight[1].see(sight[0], pose, depth_m)
         _write(job, record, f"instance/{index}.png", encode_png16(instance))
         _note_boxes(instance, index, job.min_pixel_share, record)
-    record.frames.append((index, int(sens.frames[index]["color_us"])))
+    record.frames.append((index, sens.color_us(index)))
     return None
 
 
-def _color_file(sens: SensFile, index: int, resize: tuple[int, int] | None) -> tuple[str, bytes]:
+def _color_file(sens: FrameStore, index: int, resize: tuple[int, int] | None) -> tuple[str, bytes]:
     """Return the name and content of a frame's colour file."""
     from PIL import Image
 
@@ -191,7 +193,7 @@ def _color_file(sens: SensFile, index: int, resize: tuple[int, int] | None) -> t
     return f"{index}.jpg", buffer.getvalue()
 
 
-def _millimetres(sens: SensFile, depth: np.ndarray) -> np.ndarray:
+def _millimetres(sens: FrameStore, depth: np.ndarray) -> np.ndarray:
     if sens.header.depth_shift == 1000:
         return depth
     scaled = np.round(depth.astype(np.float64) * (1000 / sens.header.depth_shift))

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from scenerl.preprocess.export_frames import export_sha256, open_store
 from scenerl.preprocess.records import DataError
 from scenerl.preprocess.scannet_annotation import write_annotation
 from scenerl.preprocess.scannet_files import ScanFiles, axis_alignment
@@ -33,7 +34,7 @@ from scenerl.preprocess.scannet_frames import (
 )
 from scenerl.preprocess.scannet_settings import ScannetConfig, skip
 from scenerl.preprocess.scene_writer import SCENE_FORMAT, matrix_text
-from scenerl.preprocess.sens import SensFile, SensHeader
+from scenerl.preprocess.sens import SensHeader
 from scenerl.preprocess.store import SceneEntry, Skipped
 from scenerl.preprocess.visibility import visible_spans
 
@@ -77,11 +78,14 @@ def conversion_key(
     files: ScanFiles, config: ScannetConfig, nyu40: Mapping[str, int], split: str
 ) -> dict[str, Any]:
     """Return what decides how a converted scan looks: its files and the settings."""
-    paths = (files.sens, files.facts, files.mesh, files.segments, files.aggregation)
+    paths = (files.facts, files.mesh, files.segments, files.aggregation)
+    hashes = {path.name: ends_sha256(path) for path in paths if path is not None}
+    is_folder = files.source.is_dir()
+    hashes["frames"] = export_sha256(files.source) if is_folder else ends_sha256(files.source)
     labels = json.dumps(sorted(nyu40.items())).encode()
     return {
         "version": VERSION,
-        "files": {path.name: ends_sha256(path) for path in paths if path is not None},
+        "files": hashes,
         "labels": hashlib.sha256(labels).hexdigest() if nyu40 else None,
         "split": split,
         "dataset": config.dataset,
@@ -115,16 +119,17 @@ def open_scan(
         DataError: If the scan cannot be used, or another process converts it.
     """
     key = conversion_key(files, config, nyu40, split)
-    with SensFile(files.sens) as sens:
-        header, count, damage = sens.header, len(sens), sens.damage
-    indices = tuple(range(0, count, config.every))
+    with open_store(files.source) as store:
+        header, found, damage = store.header, store.indices, store.damage
+        problems = store.problems
+    count, indices = len(found), found[:: config.every]
     if len(indices) < 2:
         why = "" if damage is None else f" ({damage})"
         raise DataError(
-            f"{files.sens}: {count} frames and every={config.every} leave {len(indices)}, expected "
-            f"at least 2; lower it or copy the file again{why}"
+            f"{files.source}: {count} frames and every={config.every} leave {len(indices)}, "
+            f"expected at least 2; lower it or copy the file again{why}"
         )
-    _check_cameras(files.sens, header)
+    _check_cameras(files.source, header)
     world = axis_alignment(files.facts) if config.axis_align else None
     folder = scenes / f".partial-{files.scan_id}"
     folder.mkdir(exist_ok=True)
@@ -148,12 +153,16 @@ def open_scan(
         missing = f"frames {count} to {header.num_frames - 1}"
         item = missing if count < header.num_frames else "the IMU frames"
         scan.skipped.append(skip(config, files.scan_id, item, damage.code, str(damage)))
+    scan.skipped += [
+        skip(config, files.scan_id, f"frame {problem.frame_index}", problem.code, problem.reason)
+        for problem in problems
+    ]
     scan.is_annotated, faults = write_annotation(files, folder, world, config, nyu40)
     scan.skipped += faults
     write_whole(folder / "conversion.json", json.dumps({"key": key}).encode())
     scan.stretches = [
         Stretch(
-            sens=files.sens,
+            source=files.source,
             folder=folder,
             indices=indices[start : start + config.stretch],
             world=None if world is None else tuple(tuple(row) for row in world.tolist()),
@@ -214,7 +223,7 @@ def finish_scan(scan: OpenScan, config: ScannetConfig) -> tuple[SceneEntry, list
             f"{n} x {code}" for code, n in Counter(p[1] for p in problems).most_common(3)
         )
         raise DataError(
-            f"{scan.files.sens}: {len(frames)} of {len(scan.indices)} frames are good, expected "
+            f"{scan.files.source}: {len(frames)} of {len(scan.indices)} frames are good, expected "
             f"at least 2; left out: {reasons}"
         )
     times, source = frame_times(frames)
