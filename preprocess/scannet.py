@@ -1,5 +1,6 @@
 """Prepare ScanNet v2 scans: `.sens`, mesh and annotation to scene folders and samples."""
 
+import errno
 import json
 import logging
 from collections import Counter
@@ -86,7 +87,7 @@ def prepare_scans(
     )
     (root / "scenes").mkdir(parents=True, exist_ok=True)
     for folder in bare:
-        detail = f"{folder} holds no .sens file. {ORIGIN} it with --type .sens"
+        detail = f"{folder} holds neither .sens nor exported frames. {ORIGIN} --type .sens"
         work.refuse(folder.name, "sens_missing", detail)
     work.convert(scans, progress or (lambda done, total: None))
     prepared = [work.results[name] for name in sorted(work.results)]
@@ -197,6 +198,8 @@ class _Work:
                 return None
             return open_scan(files, target.parent, config, self.nyu40, split)
         except (DataError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # no fault of the scan, and the next one would meet it too
             self.refuse(scan_id, error_reason(error), str(error))
             return None
 

@@ -81,7 +81,7 @@ class SensError(DataError):
 
     Attributes:
         code: Short and countable: sens_version, sens_header, sens_size, sens_format,
-            sens_truncated, imu_truncated, color_missing, color_bytes, color_unreadable, color_size,
+            sens_unreadable, sens_truncated, imu_truncated, color_missing, color_bytes, color_unreadable, color_size,
             depth_missing, depth_bytes, depth_unreadable, depth_size or depth_format.
         offset: Byte of the file where it stands.
     """
@@ -214,7 +214,11 @@ class SensFile:
         """Return up to `count` bytes; fewer only where the file ends."""
         parts, count = [], min(count, self._size - offset)
         while count > 0:
-            part = os.pread(self._file, count, offset)
+            try:
+                part = os.pread(self._file, count, offset)
+            except OSError as error:
+                text = f"{count} bytes cannot be read: {error.strerror}; is the disk sound?"
+                raise self.error("sens_unreadable", offset, text) from error
             if not part:
                 break
             parts.append(part)
