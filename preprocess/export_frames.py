@@ -152,7 +152,7 @@ class ExportedFrames:
         path = self._path(self._files.pose, index, "pose")
         try:
             return read_matrix(path)
-        except DataError as error:
+        except (DataError, OSError) as error:
             raise self.error("pose_unreadable", 0, str(error)) from error
 
     def color_us(self, index: int) -> int:
@@ -160,8 +160,16 @@ class ExportedFrames:
         return 0
 
     def color_bytes(self, index: int) -> bytes:
-        """Return the colour file of a frame."""
-        return self._path(self._files.color, index, "color").read_bytes()
+        """Return the colour file of a frame.
+
+        Raises:
+            SensError: If there is none that can be read.
+        """
+        path = self._path(self._files.color, index, "color")
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise self.error("color_unreadable", 0, f"{path.name}: {error.strerror}") from error
 
     def depth_bytes(self, index: int) -> bytes:
         """Return the pixels of a depth image, 16-bit little endian.

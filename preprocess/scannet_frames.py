@@ -111,6 +111,7 @@ def output_intrinsics(
 
 @functools.lru_cache(maxsize=1)
 def _views(path: Path, stamp: int) -> InstanceViews:
+    """Load a mesh once a process; the time stamp tells apart two that had one name."""
     with np.load(path) as arrays:
         return InstanceViews(arrays["points"], arrays["triangles"], arrays["vertex_ids"])
 

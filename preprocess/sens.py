@@ -81,8 +81,9 @@ class SensError(DataError):
 
     Attributes:
         code: Short and countable: sens_version, sens_header, sens_size, sens_format,
-            sens_unreadable, sens_truncated, imu_truncated, color_missing, color_bytes, color_unreadable, color_size,
-            depth_missing, depth_bytes, depth_unreadable, depth_size or depth_format.
+            sens_unreadable, sens_truncated, imu_truncated, color_missing, color_bytes,
+            color_unreadable, color_size, depth_missing, depth_bytes, depth_unreadable, depth_size
+            or depth_format.
         offset: Byte of the file where it stands.
     """
 
