@@ -23,7 +23,7 @@ EXAMPLES = """examples:
     launch preprocess scannet --input scans/scene0011_00 --output data/one --every 1 \\
       --resize 640x480
   frames that ScanNet's SensReader (Python or C++) exported, annotation from elsewhere:
-    launch preprocess scannet --input exported/scene0011_00 --scans scans --output data/one \
+    launch preprocess scannet --input exported/scene0011_00 --scans scans --output data/one \\
       --every 1 --labels scannetv2-labels.combined.tsv
   the same command again goes on where an interrupted one stopped, and keeps finished scans.
 

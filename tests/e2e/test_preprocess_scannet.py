@@ -274,6 +274,35 @@ def test_the_sensors_world_is_kept_when_asked(raw: Path, tmp_path: Path) -> None
     np.testing.assert_allclose(box, [*moved.min(axis=0), *moved.max(axis=0)], atol=1e-5)
 
 
+def test_groups_that_share_a_segment_have_official_and_sound_boxes(
+    raw: Path, tmp_path: Path
+) -> None:
+    folder = damaged_copy(raw, tmp_path / "scans")
+    path = folder / "scene0009_00.aggregation.json"
+    content = read_json(path)
+    first, second = content["segGroups"][:2]
+    second["segments"] += first["segments"][:1]  # half of the vertices of object 0
+    path.write_text(json.dumps(content))
+    found = {}
+    for boxes in ("official", "sound"):
+        words = ["preprocess", "scannet", "--input", str(folder), "--every", "8"]
+        words += ["--labels", str(raw / "labels.tsv"), "--boxes", boxes]
+        assert main([*words, "--output", str(tmp_path / boxes)]) == 0
+        scene = tmp_path / boxes / "scenes" / "scene0009_00"
+        assert read_json(scene / "scene.json")["boxes"] == boxes
+        found[boxes] = read_json(scene / "objects.json")
+        report = read_json(scene / "scannet_boxes.json")
+        assert 0 in report["different"]
+    points, _, owners = scans.room_mesh()
+    whole = points[owners == 1]
+    low, high = whole.min(axis=0), whole.max(axis=0)
+    np.testing.assert_allclose(found["sound"][0]["box_world"], [*low, *high], atol=1e-5)
+    assert found["sound"][1]["box_world"] == found["official"][1]["box_world"]
+    half = points[(owners == 1) & (np.arange(len(owners)) % 2 == 1)]
+    low, high = half.min(axis=0), half.max(axis=0)
+    np.testing.assert_allclose(found["official"][0]["box_world"], [*low, *high], atol=1e-5)
+
+
 def damaged_copy(raw: Path, root: Path, name: str = "scene0009_00") -> Path:
     """Copy the annotated scan under another name."""
     root.mkdir(parents=True, exist_ok=True)
