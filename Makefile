@@ -8,12 +8,14 @@ INSTALLED := .venv/.installed-$(EXTRA)
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test test-slow chaos lint setup system clean
+.PHONY: help demo test test-slow fuzz lint setup system clean
 
 help:
 	@echo "make demo       train both stages on synthetic rooms, ground in 3D, write runs/demo/report.html"
 	@echo "make test       lint, type check, default tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make chaos      kill processes of a run at random, SCENERL_CHAOS_KILLS (10) times"
+	@echo "make fuzz       coverage-guided fuzzing of the .sens reader (FUZZ_SECONDS=300)"
 	@echo "make setup      only install (EXTRA=cpu or gpu; found: $(EXTRA))"
 
 demo: $(INSTALLED)
@@ -27,6 +29,10 @@ test-slow: $(INSTALLED)
 
 chaos: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/chaos
+
+FUZZ_SECONDS ?= 300
+fuzz: $(INSTALLED)
+	$(BIN)/python tests/fuzz/fuzz_sens.py -max_total_time=$(FUZZ_SECONDS) .fuzz/sens
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stop": ("scenerl.launch.control", "end a run after its step, to be continued"),
     "resume": ("scenerl.launch.control", "continue a run with its own settings"),
     "audit": ("scenerl.launch.control", "prove from files that nothing was lost or trained twice"),
+    "bench": ("scenerl.launch.bench", "time our fast paths beside the alternatives"),
     "report": ("scenerl.launch.report", "write the HTML report of a run"),
     "doctor": ("scenerl.launch.doctor", "check this machine against the tested versions"),
 }

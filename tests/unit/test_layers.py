@@ -21,7 +21,7 @@ OWNERS = {
     "decord": {"preprocess"},
     "datasets": {"preprocess"},
     "open3d": {"preprocess", "launch"},
-    "trl": set(),
+    "trl": {"launch"},  # a peer of `launch bench`
 }
 FILES = sorted(file for folder in ORDER for file in (ROOT / folder).glob("*.py"))
 
