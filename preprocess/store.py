@@ -29,6 +29,8 @@ class Skipped:
     reason: str
     """Short and countable."""
     detail: str = ""
+    broken: bool = False
+    """Whether the owner of the data would call it broken, not a documented property or an option."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
