@@ -10,6 +10,7 @@ from scenerl.preprocess.records import DataError
 SOURCES = (
     "scenerl.launch.preprocess_rooms",
     "scenerl.launch.preprocess_recordings",
+    "scenerl.launch.preprocess_scannet",
 )
 """Modules with ``add_commands(commands)``; each adds its subcommands with ``run`` as default."""
 
