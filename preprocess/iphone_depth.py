@@ -135,7 +135,9 @@ class DepthStream:
     def _absent(self, index: int) -> FileError:
         reason = "" if self.damage is None else f"; {self.damage}"
         count = "fewer" if self.num_frames is None else str(self.num_frames)
-        return FileError("depth_missing", f"{self.path} holds {count} frames, not frame {index}{reason}")
+        return FileError(
+            "depth_missing", f"{self.path} holds {count} frames, not frame {index}{reason}"
+        )
 
     def _block(self, file: BinaryIO, index: int) -> np.ndarray | FileError:
         import lz4.block
@@ -186,9 +188,7 @@ class DepthStream:
             text = f"{self.path} is cut off in frame {count}; copy the file again"
             yield FileError("depth_truncated", text)
 
-    def _stream_frames(
-        self, wanted: Sequence[int]
-    ) -> Iterator[tuple[int, np.ndarray | FileError]]:
+    def _stream_frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray | FileError]]:
         found, number = self._inflate(), -1
         for index in wanted:
             item: np.ndarray | FileError | None = None

@@ -1,4 +1,4 @@
-"""Read files that somebody else wrote: no content may name another place, fill the memory or go unlocated.
+"""Read files that somebody else wrote, which must not lead elsewhere or fill the memory.
 
 Every error is a `FileError`, whose code is short and countable and whose text says where.
 """
@@ -57,8 +57,9 @@ def local_path(text: object, root: Path) -> Path:
         raise FileError("not_a_path", f"found {text!r:.200}; expected the name of a file")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text):
         raise FileError(
-            "url", f"{text!r:.200} is a URL or has a drive; expected a file below {root}; nothing is "
-            "fetched, download the file and write its path"
+            "url",
+            f"{text!r:.200} is a URL or has a drive; expected a file below {root}; nothing is "
+            "fetched, download the file and write its path",
         )
     if ".." in PurePosixPath(text).parts or "\\" in text:
         raise FileError("path_outside", f"{text!r:.200} leaves {root}; write it without '..'")
@@ -132,7 +133,7 @@ def read_json(path: Path, kind: type, *, max_bytes: int = MAX_TEXT_BYTES) -> Any
     """
     value = parse_json(read_text(path, max_bytes=max_bytes), str(path))
     if not isinstance(value, kind):
-        name = {dict: "an object", list: "a list"}.get(kind, kind.__name__)
+        name = "an object" if kind is dict else "a list"
         raise FileError("json_kind", f"{path}: found {type(value).__name__}, expected {name}")
     return value
 

@@ -30,7 +30,7 @@ class Skipped:
     """Short and countable."""
     detail: str = ""
     broken: bool = False
-    """Whether the owner of the data would call it broken, not a documented property or an option."""
+    """True for what the owner of the data would call broken; False for documented properties."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

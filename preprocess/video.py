@@ -104,7 +104,9 @@ def stream_frames(
             stream = container.streams.video[0]
             size = (stream.codec_context.width, stream.codec_context.height)
             if size[0] * size[1] > max_pixels:
-                raise DataError(f"{path} has frames of {size[0]}x{size[1]}; most is {max_pixels} pixels")
+                raise DataError(
+                    f"{path} has frames of {size[0]}x{size[1]}; most is {max_pixels} pixels"
+                )
             stream.thread_type = "AUTO"
             for number, frame in enumerate(container.decode(stream)):
                 if not wanted:
