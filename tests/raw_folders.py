@@ -239,6 +239,8 @@ TURN = np.array([[0.0, -1, 0, 0.25], [1, 0, 0, -0.5], [0, 0, 1, 0.125], [0, 0, 0
 def write_processed(root: Path, dataset: str = "scannetpp", *, scale: float | None = None) -> Path:
     """Write one scene of a processed_data tree in split val; return the data set's folder.
 
+    Each data set in its own way: scannet is aligned already, arkitscenes has intrinsics a frame.
+
     Poses are the room's, moved so that alignment and scale bring them back.
     """
     tree = root / dataset
@@ -246,19 +248,29 @@ def write_processed(root: Path, dataset: str = "scannetpp", *, scale: float | No
         (tree / name / "val" / SCENE).mkdir(parents=True)
     (tree / "intrinsic" / "val").mkdir(parents=True)
     unit = 1.0 if scale is None else scale
-    back = np.linalg.inv(TURN)
+    back = np.linalg.inv(TURN) if dataset != "scannet" else np.eye(4)
     for number, image in enumerate(colors((128, 96))):
-        stem = f"frame_{number:06d}"
-        image.save(tree / "color" / "val" / SCENE / f"{stem}.jpg", quality=95)
+        stem, suffix = {
+            "scannet": (f"{number:06d}", ".jpg"),
+            "scannetpp": (f"frame_{number:06d}", ".jpg"),
+        }.get(dataset, (f"{VIDEO}_{6845.706 + number / 10:.3f}", ".png"))
+        image.save(tree / "color" / "val" / SCENE / f"{stem}{suffix}")
         depth = np.round(depths_mm()[number] / unit).astype(np.uint16)
         Image.fromarray(depth).save(tree / "depth" / "val" / SCENE / f"{stem}.png")
         pose = poses()[number].copy()
         pose[:3, 3] /= unit
         np.savetxt(tree / "pose" / "val" / SCENE / f"{stem}.txt", back @ pose)
-    np.savetxt(tree / "intrinsic" / "val" / f"intrinsics_{SCENE}.txt", scaled((256, 192)))
-    place = tree / "axis_align_matrix" / "val"
-    place.mkdir(parents=True)
-    np.savetxt(place / f"{SCENE}_further_aligned_transform.txt", TURN, fmt="%.8f")
+        if dataset == "arkitscenes":
+            (tree / "intrinsic" / "val" / SCENE).mkdir(exist_ok=True)
+            path = tree / "intrinsic" / "val" / SCENE / f"{stem}.txt"
+            np.savetxt(path, scaled((256, 192)))
+    name = {"scannet": "intrinsic_depth", "scannetpp": "intrinsics"}.get(dataset)
+    if name is not None:
+        np.savetxt(tree / "intrinsic" / "val" / f"{name}_{SCENE}.txt", scaled((256, 192)))
+    if dataset != "scannet":
+        place = tree / "axis_align_matrix" / "val"
+        place.mkdir(parents=True)
+        np.savetxt(place / f"{SCENE}_further_aligned_transform.txt", TURN, fmt="%.8f")
     if scale is not None:
         place = tree / "global_scale" / "val"
         place.mkdir(parents=True)

@@ -312,15 +312,25 @@ def test_faults_of_an_arkit_recording_are_named(tmp_path: Path) -> None:
         "unnumbered_file": 1,
     }
     broken = {row["reason"]: row["broken"] for row in rows(data)}
-    assert [name for name, value in broken.items() if not value] == ["pose_missing", "label_unknown"]
+    assert [name for name, value in broken.items() if not value] == [
+        "pose_missing",
+        "label_unknown",
+    ]
     assert len(Scene.open(data / "scenes" / VIDEO).frame_indices) == FRAMES - 5
 
 
-@pytest.mark.parametrize("scale", [None, 0.5, 2.5])
+@pytest.mark.parametrize(
+    ("dataset", "scale", "align"),
+    [
+        ("scannetpp", None, f"{SCENE}_further_aligned_transform.txt"),
+        ("arkitscenes", 0.5, f"{SCENE}_further_aligned_transform.txt"),
+        ("scannet", 2.5, "already in the poses"),
+    ],
+)
 def test_alignment_and_scale_of_a_processed_tree_bring_the_rooms_points_back(
-    tmp_path: Path, scale: float | None
+    tmp_path: Path, dataset: str, scale: float | None, align: str
 ) -> None:
-    write_processed(tmp_path / "raw", scale=scale)
+    write_processed(tmp_path / "raw", dataset, scale=scale)
     write_arkit(tmp_path / "arkit")  # the same depth and poses, without a detour
     data, direct = tmp_path / "data", tmp_path / "direct"
     assert run("gs-reasoner", tmp_path / "raw", data, "--splits", "val") == 0
@@ -333,7 +343,11 @@ def test_alignment_and_scale_of_a_processed_tree_bring_the_rooms_points_back(
         assert away.max() < 0.001 * unit + 1e-5  # half a unit of the tree's depth images
     facts = json.loads((data / "scenes" / SCENE / "scene.json").read_text())
     assert facts["global_scale"] == unit
-    np.testing.assert_allclose(facts["axis_align_matrix"], TURN)
+    assert facts["axis_align"] == align
+    expected = np.eye(4) if dataset == "scannet" else TURN
+    np.testing.assert_allclose(facts["axis_align_matrix"], expected)
+    step_s = {"scannet": 1 / 30, "scannetpp": 1 / 60, "arkitscenes": 0.1}[dataset]
+    assert scene.times_s(3) == pytest.approx(3 * step_s, abs=1e-5)
     assert scene.color_size == (128, 96)
     np.testing.assert_allclose(scene.intrinsics_color, scaled((128, 96)), rtol=1e-7)
 

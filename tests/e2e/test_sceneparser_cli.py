@@ -206,7 +206,11 @@ def test_the_check_finds_every_planted_fault(
         ("annotations.tsv.lineidx", lambda b: b[: b.rindex(b"\n", 0, -1) + 1], "offset"),
         ("annotations.tsv", lambda b: b[:-9], "line"),
         ("annotations.tsv", lambda b: b.replace(third, third.replace(b"[", b"(")), "json"),
-        ("annotations.tsv", lambda b: b.replace(third, third.replace(b"bbox", b"xbox")), "annotation"),
+        (
+            "annotations.tsv",
+            lambda b: b.replace(third, third.replace(b"bbox", b"xbox")),
+            "annotation",
+        ),
         ("images.tsv", lambda b: b[: len(b) // 2], "line"),
         ("images.tsv", lambda b: b"9" + b[1:], "begins at byte 9"),
         ("images.tsv", lambda b: b.replace(b"/9j/", b"!9j/", 1), "base64"),
