@@ -13,7 +13,7 @@ help:
 	@echo "make demo       train both stages on synthetic rooms, ground in 3D, write runs/demo/report.html"
 	@echo "make test       lint, type check, default tests"
 	@echo "make test-slow  the tests that take minutes"
-	@echo "make fuzz       coverage-guided fuzzing of the .sens reader (FUZZ_SECONDS=300)"
+	@echo "make fuzz       coverage-guided fuzzing of the binary and JSON readers (FUZZ_SECONDS=300)"
 	@echo "make setup      only install (EXTRA=cpu or gpu; found: $(EXTRA))"
 
 demo: $(INSTALLED)
@@ -28,6 +28,9 @@ test-slow: $(INSTALLED)
 FUZZ_SECONDS ?= 300
 fuzz: $(INSTALLED)
 	$(BIN)/python tests/fuzz/fuzz_sens.py -max_total_time=$(FUZZ_SECONDS) .fuzz/sens
+	for what in depth poses trajectory boxes record tsv; do \
+	  $(BIN)/python tests/fuzz/fuzz_raw.py $$what -max_total_time=$(FUZZ_SECONDS) .fuzz/$$what || exit; \
+	done
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
