@@ -264,7 +264,9 @@ def test_an_arkit_recording_has_the_rooms_points_and_the_box_over_its_corners(
 ) -> None:
     write_arkit(tmp_path / "raw")
     data = tmp_path / "data"
-    assert run("arkitscenes", tmp_path / "raw", data, "--folds", "Validation") == 0
+    more = ["--folds", "Validation", "--preview", "1"]
+    assert run("arkitscenes", tmp_path / "raw", data, *more) == 0
+    assert Image.open(data / "preview.png").size == (6 * 320, 240 + 6)
     scene = Scene.open(data / "scenes" / VIDEO)
     assert scene.frame_indices == tuple(range(FRAMES))
     assert scene.color_size == scene.depth_size == (256, 192)
