@@ -21,6 +21,7 @@ import numpy as np
 
 from scenerl.preprocess.arkitscenes_boxes import PROVENANCE, read_boxes
 from scenerl.preprocess.raw_scenes import (
+    Counting,
     Fault,
     SceneJob,
     SceneOutcome,
@@ -85,11 +86,16 @@ def find_recordings(
     if not places:
         places = [(root, FOLDS.get(root.name, split))]
     found: dict[str, SceneJob] = {}
+    faults: list[tuple[str, Fault]] = []
     for folder, name in places:
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if frames_folder(path) is not None and (not videos or path.name in videos):
+            if frames_folder(path) is None or (videos and path.name not in videos):
+                continue
+            try:
                 found.setdefault(path.name, _job(path.resolve(), path.name, name))
-    faults = []
+            except FileError as error:
+                fault = Fault(item="scene", code=error.code, detail=str(error))
+                faults.append((path.name, fault))
     for video in sorted(set(videos) - set(found)):
         detail = f"{root} has no folder {video!r:.80} with lowres_depth. {ORIGIN}"
         faults.append((video, Fault(item="scene", code="scene_missing", detail=detail)))
@@ -239,7 +245,10 @@ def convert(job: SceneJob, writer: SceneWriter, *, config: ArkitConfig) -> Scene
     trajectory = Trajectory(poses)
     names = _frame_names(frames / "lowres_depth", faults)
     seen = _Seen(job, frames, trajectory)
-    for index, name in list(enumerate(names))[:: config.every]:
+    chosen = list(enumerate(names))[:: config.every]
+    counting = Counting(job, len(chosen))
+    for index, name in chosen:
+        counting.step()
         fault = seen.write(index, name, writer)
         if fault is not None:
             faults.append(fault)

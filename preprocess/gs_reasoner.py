@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from scenerl.preprocess.raw_scenes import (
+    Counting,
     Fault,
     SceneJob,
     SceneOutcome,
@@ -103,7 +104,8 @@ def find_scenes(
         DataError: If there is no scene.
     """
     trees = [root] if (root / "pose").is_dir() else sorted(p.parent for p in root.glob("*/pose"))
-    jobs = []
+    jobs: list[SceneJob] = []
+    faults: list[tuple[str, Fault]] = []
     for tree in trees:
         if datasets and tree.name not in datasets:
             continue
@@ -111,10 +113,15 @@ def find_scenes(
             split, name = folder.parent.name, folder.name
             if (splits and split not in splits) or (scenes and name not in scenes):
                 continue
-            if folder.is_dir() and not name.startswith("."):
+            if not folder.is_dir() or name.startswith("."):
+                continue
+            try:
                 jobs.append(_job(tree, split, check_name(name, "scene"), config))
+            except FileError as error:
+                fault = Fault(item="scene", code=error.code, detail=str(error))
+                faults.append((name, fault))
     missing = sorted(set(scenes) - {job.scene_id for job in jobs})
-    faults = [
+    faults += [
         (name, Fault(item="scene", code="scene_missing", detail=f"{root}: no pose/*/{name:.80}"))
         for name in missing
     ]
@@ -234,7 +241,10 @@ def convert(job: SceneJob, writer: SceneWriter, *, config: GsReasonerConfig) -> 
     if not frames:
         hint = "; link or name the tree that has them (--color)"
         raise FileError("color_missing", f"{scene.folders['color']} holds no frames{hint}")
-    for index, time_s, stem in frames[:: config.every]:
+    chosen = frames[:: config.every]
+    counting = Counting(job, len(chosen))
+    for index, time_s, stem in chosen:
+        counting.step()
         try:
             fault = scene.write(index, time_s, stem, writer)
         except FileError as error:

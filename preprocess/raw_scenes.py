@@ -7,6 +7,8 @@ scene that is already there, from the same files with the same settings, is kept
 import hashlib
 import json
 import logging
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -83,6 +85,22 @@ class PreparedScene:
     """Whether it was there already."""
 
 
+class Counting:
+    """Says how far a scene is, every ten seconds."""
+
+    def __init__(self, job: SceneJob, total: int) -> None:
+        """Start at frame 0 of `total`."""
+        self._name, self._total, self._done = job.scene_id, total, 0
+        self._last = time.monotonic()
+
+    def step(self) -> None:
+        """Count a frame."""
+        self._done += 1
+        if time.monotonic() - self._last > 10:
+            self._last = time.monotonic()
+            logger.info("%s: frame %d of %d", self._name, self._done, self._total)
+
+
 def frame_fault(index: int, error: FileError, *, broken: bool = True) -> Fault:
     """Return the fault of a frame that raised an error."""
     return Fault(item=f"frame {index}", code=error.code, detail=str(error), broken=broken)
@@ -123,9 +141,10 @@ def checked_depth(path: Path, root: Path) -> np.ndarray:
     """
     image = checked_image(path, root)
     pixels = np.asarray(image)
-    if pixels.ndim != 2 or image.mode not in ("I;16", "I;16B", "I"):
+    if pixels.ndim != 2 or image.format != "PNG" or image.mode not in ("I;16", "I;16B", "I"):
         raise FileError(
-            "depth_format", f"{path} is {image.mode} {image.size}; expected 16 bits, one channel"
+            "depth_format",
+            f"{path} is {image.mode} {image.size}; expected a PNG of 16 bits, one channel",
         )
     return pixels.astype(np.uint16)
 
@@ -286,12 +305,12 @@ def prepare_scenes(
     Raises:
         ValueError: If two jobs have one name, or `workers` is not positive.
     """
-    names = [job.scene_id for job in jobs]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    counts = Counter(job.scene_id for job in jobs)
+    repeated = sorted(name for name, count in counts.items() if count > 1)
     if repeated or workers < 1:
         raise ValueError(
-            f"found scenes twice: {repeated[:3]}, workers={workers}; expected every scene once and "
-            "at least 1 worker"
+            f"found scenes twice: {repeated[:3]}, workers={workers}; expected every scene once "
+            "(choose fewer data sets or splits) and at least 1 worker"
         )
     root = Path(output)
     (root / "scenes").mkdir(parents=True, exist_ok=True)

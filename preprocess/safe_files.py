@@ -6,7 +6,9 @@ Every error is a `FileError`, whose code is short and countable and whose text s
 import io
 import json
 import re
+import struct
 import warnings
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +17,13 @@ from scenerl.preprocess.records import DataError
 MAX_SIDE = 16384
 MAX_PIXELS = 1 << 26
 MAX_TEXT_BYTES = 1 << 30
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+"""Images that are opened; Pillow would hand EPS to another program."""
+READ_ERRORS = (
+    OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, OverflowError, MemoryError,
+    struct.error, zlib.error,
+)  # fmt: skip
+"""What Pillow raises at broken images."""
 
 
 class FileError(DataError):
@@ -158,7 +167,7 @@ def open_image(
         warnings.simplefilter("ignore")  # Pillow's own, lower limit on sizes
         try:
             with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
-                image = Image.open(stream)
+                image = Image.open(stream, formats=FORMATS)
                 width, height = image.size
                 if not (0 < width <= max_side and 0 < height <= max_side) or (
                     width * height > max_pixels
@@ -171,7 +180,7 @@ def open_image(
                 image.load()
         except Image.DecompressionBombError as error:
             raise FileError("image_size", f"{where}: {error}") from error
-        except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:
+        except READ_ERRORS as error:
             if isinstance(error, FileError):
                 raise
             text = f"{where} is not an image that can be read: {error}"

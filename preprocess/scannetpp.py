@@ -18,6 +18,7 @@ import numpy as np
 
 from scenerl.preprocess.iphone_depth import FPS, DepthStream
 from scenerl.preprocess.raw_scenes import (
+    Counting,
     Fault,
     SceneJob,
     SceneOutcome,
@@ -131,7 +132,7 @@ def _colors(iphone: Path, wanted: Sequence[int]) -> Iterator[Item]:
             path = iphone / "rgb" / f"frame_{index:06d}.jpg"
             try:
                 image = checked_image(path, iphone)
-                if image.format != "JPEG":
+                if image.format not in ("JPEG", "MPO"):
                     raise FileError("image_unreadable", f"{path} is {image.format}, no JPEG")
                 yield index, (path, image)
             except FileError as error:
@@ -192,7 +193,9 @@ def convert(job: SceneJob, writer: SceneWriter, *, config: ScannetppConfig) -> S
     eye = None
     frames = 0
     depths = _depths(iphone, chosen, faults, max(track.frames) + 1)
+    counting = Counting(job, len(chosen))
     for (index, depth), (_, color) in zip(depths, _colors(iphone, chosen), strict=True):
+        counting.step()
         try:
             _raise(depth)
             _raise(color)

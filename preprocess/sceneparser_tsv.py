@@ -93,7 +93,7 @@ def encode_image(path: Path, *, copy_jpeg: bool) -> bytes:
         FileError: image_size or image_unreadable.
     """
     image = open_image(path, str(path), max_pixels=MAX_PIXELS, max_side=MAX_JPEG_SIDE)
-    if copy_jpeg and image.format == "JPEG":
+    if copy_jpeg and image.format in ("JPEG", "MPO"):
         return path.read_bytes()
     buffer = io.BytesIO()
     try:

@@ -176,3 +176,11 @@ def test_frames_of_a_video_come_one_by_one_and_missing_ones_as_none(tmp_path: Pa
         next(stream_frames(path, [0]))
     with pytest.raises(DataError, match="does not exist"):
         next(stream_frames(tmp_path / "none.mkv", [0]))
+
+
+def test_a_file_that_pillow_would_hand_to_another_program_is_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    assert Image.open(path).format == "EPS"
+    with pytest.raises(FileError, match="not an image"):
+        open_image(path, "x.jpg")
