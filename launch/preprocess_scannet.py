@@ -22,6 +22,9 @@ EXAMPLES = """examples:
   every frame of one scan, colour frames shrunk:
     launch preprocess scannet --input scans/scene0011_00 --output data/one --every 1 \\
       --resize 640x480
+  frames that ScanNet's SensReader (Python or C++) exported, annotation from elsewhere:
+    launch preprocess scannet --input exported/scene0011_00 --scans scans --output data/one \\
+      --every 1 --labels scannetv2-labels.combined.tsv
   the same command again goes on where an interrupted one stopped, and keeps finished scans.
 
 Nothing is downloaded: sign the ScanNet Terms of Use and use the authors' script (--type .sens,
@@ -45,9 +48,15 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         required=True,
         nargs="+",
         metavar="PLACE",
-        help="folders of scans, scan folders, or .sens files",
+        help="folders of scans, scan folders (NAME/NAME.sens, or exported frames), or .sens files",
     )
     parser.add_argument("--output", required=True, help="data folder; may hold others already")
+    parser.add_argument(
+        "--scans",
+        metavar="DIR",
+        help="folder of scan folders with mesh, segments, aggregation and NAME.txt, where they are "
+        "not beside the frames",
+    )
     parser.add_argument("--labels", metavar="TSV", help="scannetv2-labels.combined.tsv")
     parser.add_argument(
         "--splits", nargs="+", default=(), metavar="TXT", help="scannetv2_train.txt and the like"
@@ -93,6 +102,7 @@ def _run(arguments: argparse.Namespace) -> int:
         dataset=arguments.dataset,
         split=arguments.split,
         splits=tuple(arguments.splits),
+        scans=arguments.scans,
         labels=arguments.labels,
         every=arguments.every,
         resize=arguments.resize,

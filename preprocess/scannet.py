@@ -1,5 +1,6 @@
 """Prepare ScanNet v2 scans: `.sens`, mesh and annotation to scene folders and samples."""
 
+import errno
 import json
 import logging
 from collections import Counter
@@ -18,7 +19,7 @@ from scenerl.preprocess.scannet_files import (
     read_nyu40,
     read_splits,
 )
-from scenerl.preprocess.scannet_frames import Stretch, convert_stretch
+from scenerl.preprocess.scannet_frames import Stretch, convert_stretch, is_done
 from scenerl.preprocess.scannet_objects import BOX_CLASSES
 from scenerl.preprocess.scannet_scene import (
     PROVENANCE,
@@ -77,7 +78,7 @@ def prepare_scans(
         DataError: If there is no scan at all, or a list or table is missing or broken.
     """
     root = Path(output)
-    scans, bare = find_scans(inputs)
+    scans, bare = find_scans(inputs, config.scans)
     work = _Work(
         root=root,
         config=config,
@@ -86,7 +87,7 @@ def prepare_scans(
     )
     (root / "scenes").mkdir(parents=True, exist_ok=True)
     for folder in bare:
-        detail = f"{folder} holds no .sens file. {ORIGIN} it with --type .sens"
+        detail = f"{folder} holds neither .sens nor exported frames. {ORIGIN} --type .sens"
         work.refuse(folder.name, "sens_missing", detail)
     work.convert(scans, progress or (lambda done, total: None))
     prepared = [work.results[name] for name in sorted(work.results)]
@@ -122,19 +123,21 @@ class _Work:
         logger.warning("%s is left out: %s", scan_id, detail or reason)
         skipped = skip(self.config, scan_id, "scan", reason, detail)
         self.results[scan_id] = PreparedScan(scan_id=scan_id, scene=None, skipped=(skipped,))
-        self.scans.pop(scan_id, None)
+        scan = self.scans.pop(scan_id, None)
+        if scan is not None:
+            scan.lock.close()
         self.frames[scan_id] = self.done[scan_id] = 0
 
     def convert(self, scans: list[ScanFiles], progress: Callable[[int, int], None]) -> None:
         """Convert all scans; only a few are open at a time."""
         for scan in scans:
             try:
-                count = read_header(scan.sens).num_frames
+                count = 0 if scan.source.is_dir() else read_header(scan.source).num_frames
             except DataError:
                 count = 0  # refused when its turn comes, with the reason
             self.frames[scan.scan_id] = -(-count // self.config.every)
         for stretch, error in self._run(self._stretches(scans)):
-            scan_id = stretch.sens.stem
+            scan_id = stretch.scan_id
             if scan_id not in self.scans:
                 continue
             if error is not None:
@@ -169,7 +172,7 @@ class _Work:
             if scan is None:
                 continue
             self.frames[files.scan_id] = len(scan.indices)
-            todo = [stretch for stretch in scan.stretches if not stretch.record.is_file()]
+            todo = [stretch for stretch in scan.stretches if not is_done(stretch)]
             self.done[files.scan_id] = len(scan.indices) - sum(len(s.indices) for s in todo)
             self.missing[files.scan_id] = len(todo)
             if todo:
@@ -195,6 +198,8 @@ class _Work:
                 return None
             return open_scan(files, target.parent, config, self.nyu40, split)
         except (DataError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # no fault of the scan, and the next one would meet it too
             self.refuse(scan_id, error_reason(error), str(error))
             return None
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scenerl.preprocess.export_frames import is_export
 from scenerl.preprocess.records import DataError
 from scenerl.preprocess.scene_files import pose_problem
 
@@ -37,7 +38,8 @@ class ScanFiles:
     """Where the files of one scan are; None where one is missing."""
 
     scan_id: str
-    sens: Path
+    source: Path
+    """`NAME.sens`, or a folder of one of the exporters."""
     facts: Path | None
     mesh: Path | None
     segments: Path | None
@@ -59,11 +61,14 @@ def _existing(path: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def _scan(sens: Path) -> ScanFiles:
-    name, folder = sens.stem, sens.parent
+def _scan(source: Path, scans: Path | None) -> ScanFiles:
+    name = source.stem
+    folder = source if source.is_dir() else source.parent
+    if scans is not None:
+        folder = scans / name
     return ScanFiles(
         scan_id=name,
-        sens=sens,
+        source=source,
         facts=_existing(folder / f"{name}.txt"),
         mesh=_existing(folder / f"{name}{PARTS['mesh']}"),
         segments=_existing(folder / f"{name}{PARTS['segments']}"),
@@ -71,45 +76,61 @@ def _scan(sens: Path) -> ScanFiles:
     )
 
 
-def find_scans(inputs: Sequence[str | Path]) -> tuple[list[ScanFiles], list[Path]]:
-    """Return the scans of the given places, and the scan folders that hold no `.sens`.
+def find_scans(
+    inputs: Sequence[str | Path], scans: str | Path | None = None
+) -> tuple[list[ScanFiles], list[Path]]:
+    """Return the scans of the given places, and the scan folders that hold no frames.
 
     Args:
-        inputs: `.sens` files, scan folders (`NAME/NAME.sens`), or folders of scan folders.
+        inputs: `.sens` files, scan folders (`NAME/NAME.sens`, or `NAME/` as exported), or folders
+            of scan folders.
+        scans: Folder of the scan folders that hold the other files; None looks beside the frames.
 
     Raises:
         DataError: If a place holds no scan at all, or two scans have the same name.
     """
-    scans: dict[str, ScanFiles] = {}
+    found: dict[str, ScanFiles] = {}
     bare: list[Path] = []
     for place in (Path(name) for name in inputs):
-        found = _sens_files(place)
-        if place.is_dir() and not list(place.glob("*.sens")):
+        sources = _sources(place)
+        if place.is_dir() and sources and sources[0].parent != place:
+            folders = {source if source.is_dir() else source.parent for source in sources}
             bare += [
                 folder
                 for folder in sorted(place.glob("scene*"))
-                if folder.is_dir() and not list(folder.glob("*.sens"))
+                if folder.is_dir() and folder not in folders
             ]
-        if not found:
+        if not sources:
             raise DataError(
-                f"{place} holds no .sens file; expected {place.name}/{place.stem}.sens, or a "
-                f"folder of such scans. {ORIGIN} it with --type .sens"
+                f"{place} holds neither {place.stem}.sens nor exported frames (color/, depth/, "
+                f"pose/), nor folders of such scans. {ORIGIN} it with --type .sens"
             )
-        for sens in found:
-            if not re.fullmatch(r"[\w-][\w.-]*", sens.stem):
-                raise DataError(f"{sens}: a scan is named by letters, digits, _ . and -; rename it")
-            if sens.stem in scans and scans[sens.stem].sens.resolve() != sens.resolve():
+        for source in sources:
+            if not re.fullmatch(r"[\w-][\w.-]*", source.stem):
                 raise DataError(
-                    f"{scans[sens.stem].sens} and {sens} have the same name; give only one"
+                    f"{source}: a scan is named by letters, digits, _ . and -; rename it"
                 )
-            scans[sens.stem] = _scan(sens)
-    return [scans[name] for name in sorted(scans)], bare
+            other = found.get(source.stem)
+            if other is not None and other.source.resolve() != source.resolve():
+                raise DataError(f"{other.source} and {source} have the same name; give only one")
+            found[source.stem] = _scan(source, None if scans is None else Path(scans))
+    return [found[name] for name in sorted(found)], bare
 
 
-def _sens_files(place: Path) -> list[Path]:
+def _sources(place: Path) -> list[Path]:
+    """Return the `.sens` files and exported folders of a place."""
     if place.is_file() and place.suffix == ".sens":
         return [place]
-    return sorted(place.glob("*.sens")) or sorted(place.glob("*/*.sens"))
+    if not place.is_dir():
+        return []
+    here = sorted(place.glob("*.sens"))
+    if here or is_export(place):
+        return here or [place.resolve()]
+    sources = []
+    for folder in sorted(path for path in place.iterdir() if path.is_dir()):
+        sens = sorted(folder.glob("*.sens"))
+        sources += sens or ([folder] if is_export(folder) else [])
+    return sources
 
 
 def read_text(path: Path) -> str:

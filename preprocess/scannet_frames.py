@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from scenerl.preprocess.annotations import MIN_PIXEL_SHARE
 from scenerl.preprocess.depth_png import encode_png16
+from scenerl.preprocess.export_frames import FrameStore, open_store
 from scenerl.preprocess.scannet_views import FrameGrid, InstanceViews
 from scenerl.preprocess.scene_files import pose_problem
 from scenerl.preprocess.scene_writer import JPEG_QUALITY, matrix_text
-from scenerl.preprocess.sens import SensError, SensFile, SensHeader
+from scenerl.preprocess.sens import SensError, SensHeader
 from scenerl.preprocess.sens_images import check_color, read_color, read_depth
 from scenerl.preprocess.validate import MIN_VALID_SHARE
 from scenerl.preprocess.visibility import instance_boxes
@@ -29,7 +31,8 @@ CHUNKS = "chunks"
 class Stretch:
     """Frames of one scan that one process converts."""
 
-    sens: Path
+    source: Path
+    """`.sens` file, or folder of an exporter."""
     folder: Path
     """The unfinished scene folder; holds `GEOMETRY` when there are objects."""
     indices: tuple[int, ...]
@@ -37,8 +40,13 @@ class Stretch:
     """4x4 transform applied to every pose; None leaves them."""
     resize: tuple[int, int] | None = None
     """(width, height) of the colour frames to write; None copies their bytes."""
-    min_pixel_share: float = 0.001
+    min_pixel_share: float = MIN_PIXEL_SHARE
     """An object with fewer of a frame's pixels is not visible in it."""
+
+    @property
+    def scan_id(self) -> str:
+        """The scan's name."""
+        return self.source.stem
 
     @property
     def record(self) -> Path:
@@ -58,11 +66,25 @@ class StretchRecord:
     """Object id -> frame index -> x0, y0, x1, y1, pixels."""
     sha256: dict[str, str] = field(default_factory=dict)
     """File, relative to the scene folder -> hash of its content."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """File -> bytes."""
 
 
 def read_record(path: Path) -> StretchRecord:
     """Return the record of a finished stretch."""
     return StretchRecord(**json.loads(path.read_text()))
+
+
+def is_done(stretch: Stretch) -> bool:
+    """Return whether a stretch has a record and all files have the bytes that it says.
+
+    After a crash of the whole machine a record may have survived files written before it.
+    """
+    try:
+        sizes = read_record(stretch.record).sizes
+        return all((stretch.folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -89,6 +111,7 @@ def output_intrinsics(
 
 @functools.lru_cache(maxsize=1)
 def _views(path: Path, stamp: int) -> InstanceViews:
+    """Load a mesh once a process; the time stamp tells apart two that had one name."""
     with np.load(path) as arrays:
         return InstanceViews(arrays["points"], arrays["triangles"], arrays["vertex_ids"])
 
@@ -100,41 +123,40 @@ def convert_stretch(job: Stretch) -> int:
         The number of frames asked for.
     """
     record = StretchRecord()
-    geometry = job.folder / GEOMETRY
-    with SensFile(job.sens) as sens:
-        views = grid = None
-        if geometry.is_file():
-            views = _views(geometry, geometry.stat().st_mtime_ns)
-            color, depth = output_intrinsics(sens.header, job.resize)
-            grid = FrameGrid(
-                color, job.resize or sens.header.color_size, depth, sens.header.depth_size
-            )
+    with open_store(job.source) as sens:
+        sight = _sight(sens.header, job)
         for index in job.indices:
             try:
-                problem = _convert(sens, index, job, record)
+                problem = _convert(sens, index, job, sight, record)
             except SensError as error:
                 problem = error.code, str(error)
             if problem is not None:
                 record.problems.append((index, *problem))
-                continue
-            if views is not None and grid is not None:
-                _write_instances(sens, index, job, (views, grid), record)
     content = {name: getattr(record, name) for name in StretchRecord.__dataclass_fields__}
     write_whole(job.record, json.dumps(content).encode())
     return len(job.indices)
 
 
-def _pose(sens: SensFile, index: int, job: Stretch) -> np.ndarray:
-    pose: np.ndarray = sens.frames[index]["camera_to_world"].astype(np.float64)
-    return pose if job.world is None else np.array(job.world) @ pose
+def _sight(header: SensHeader, job: Stretch) -> tuple[InstanceViews, FrameGrid] | None:
+    """Return the mesh and the rays to look at it; None when the scan has no objects."""
+    geometry = job.folder / GEOMETRY
+    if not geometry.is_file():
+        return None
+    color, depth = output_intrinsics(header, job.resize)
+    grid = FrameGrid(color, job.resize or header.color_size, depth, header.depth_size)
+    return _views(geometry, geometry.stat().st_mtime_ns), grid
 
 
 def _convert(
-    sens: SensFile, index: int, job: Stretch, record: StretchRecord
+    sens: FrameStore,
+    index: int,
+    job: Stretch,
+    sight: tuple[InstanceViews, FrameGrid] | None,
+    record: StretchRecord,
 ) -> tuple[str, str] | None:
     """Write one frame, or return what is wrong with it."""
-    with np.errstate(all="ignore"):
-        wrong = pose_problem(sens.frames[index]["camera_to_world"].astype(np.float64))
+    pose = sens.camera_to_world(index)
+    wrong = pose_problem(pose)
     if wrong is not None:
         return wrong
     depth = read_depth(sens, index)
@@ -145,12 +167,18 @@ def _convert(
     name, content = _color_file(sens, index, job.resize)
     _write(job, record, f"color/{name}", content)
     _write(job, record, f"depth/{index}.png", encode_png16(_millimetres(sens, depth)))
-    _write(job, record, f"pose/{index}.txt", matrix_text(_pose(sens, index, job)).encode())
-    record.frames.append((index, int(sens.frames[index]["color_us"])))
+    pose = pose if job.world is None else np.array(job.world) @ pose
+    _write(job, record, f"pose/{index}.txt", matrix_text(pose).encode())
+    if sight is not None:
+        depth_m = depth.astype(np.float32) / np.float32(sens.header.depth_shift)
+        instance = sight[1].see(sight[0], pose, depth_m)
+        _write(job, record, f"instance/{index}.png", encode_png16(instance))
+        _note_boxes(instance, index, job.min_pixel_share, record)
+    record.frames.append((index, sens.color_us(index)))
     return None
 
 
-def _color_file(sens: SensFile, index: int, resize: tuple[int, int] | None) -> tuple[str, bytes]:
+def _color_file(sens: FrameStore, index: int, resize: tuple[int, int] | None) -> tuple[str, bytes]:
     """Return the name and content of a frame's colour file."""
     from PIL import Image
 
@@ -166,7 +194,7 @@ def _color_file(sens: SensFile, index: int, resize: tuple[int, int] | None) -> t
     return f"{index}.jpg", buffer.getvalue()
 
 
-def _millimetres(sens: SensFile, depth: np.ndarray) -> np.ndarray:
+def _millimetres(sens: FrameStore, depth: np.ndarray) -> np.ndarray:
     if sens.header.depth_shift == 1000:
         return depth
     scaled = np.round(depth.astype(np.float64) * (1000 / sens.header.depth_shift))
@@ -176,21 +204,11 @@ def _millimetres(sens: SensFile, depth: np.ndarray) -> np.ndarray:
 def _write(job: Stretch, record: StretchRecord, name: str, content: bytes) -> None:
     (job.folder / name).write_bytes(content)
     record.sha256[name] = hashlib.sha256(content).hexdigest()
+    record.sizes[name] = len(content)
 
 
-def _write_instances(
-    sens: SensFile,
-    index: int,
-    job: Stretch,
-    sight: tuple[InstanceViews, FrameGrid],
-    record: StretchRecord,
-) -> None:
-    """Write the instance image of a frame and note what it shows."""
-    views, grid = sight
-    depth_m = read_depth(sens, index).astype(np.float32) / np.float32(sens.header.depth_shift)
-    instance = grid.see(views, _pose(sens, index, job), depth_m)
-    _write(job, record, f"instance/{index}.png", encode_png16(instance))
-    least = max(1, int(job.min_pixel_share * instance.size))
+def _note_boxes(instance: np.ndarray, index: int, share: float, record: StretchRecord) -> None:
+    least = max(1, int(share * instance.size))
     for object_id, (box, pixels) in instance_boxes(instance, min_pixels=least).items():
         record.boxes.setdefault(str(object_id), {})[str(index)] = [*box, pixels]
 

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from scenerl.preprocess.export_frames import export_sha256, open_store
 from scenerl.preprocess.records import DataError
 from scenerl.preprocess.scannet_annotation import write_annotation
 from scenerl.preprocess.scannet_files import ScanFiles, axis_alignment
@@ -33,7 +34,7 @@ from scenerl.preprocess.scannet_frames import (
 )
 from scenerl.preprocess.scannet_settings import ScannetConfig, skip
 from scenerl.preprocess.scene_writer import SCENE_FORMAT, matrix_text
-from scenerl.preprocess.sens import SensFile, SensHeader
+from scenerl.preprocess.sens import SensHeader
 from scenerl.preprocess.store import SceneEntry, Skipped
 from scenerl.preprocess.visibility import visible_spans
 
@@ -77,11 +78,14 @@ def conversion_key(
     files: ScanFiles, config: ScannetConfig, nyu40: Mapping[str, int], split: str
 ) -> dict[str, Any]:
     """Return what decides how a converted scan looks: its files and the settings."""
-    paths = (files.sens, files.facts, files.mesh, files.segments, files.aggregation)
+    paths = (files.facts, files.mesh, files.segments, files.aggregation)
+    hashes = {path.name: ends_sha256(path) for path in paths if path is not None}
+    is_folder = files.source.is_dir()
+    hashes["frames"] = export_sha256(files.source) if is_folder else ends_sha256(files.source)
     labels = json.dumps(sorted(nyu40.items())).encode()
     return {
         "version": VERSION,
-        "files": {path.name: ends_sha256(path) for path in paths if path is not None},
+        "files": hashes,
         "labels": hashlib.sha256(labels).hexdigest() if nyu40 else None,
         "split": split,
         "dataset": config.dataset,
@@ -115,16 +119,17 @@ def open_scan(
         DataError: If the scan cannot be used, or another process converts it.
     """
     key = conversion_key(files, config, nyu40, split)
-    with SensFile(files.sens) as sens:
-        header, count, damage = sens.header, len(sens), sens.damage
-    indices = tuple(range(0, count, config.every))
+    with open_store(files.source) as store:
+        header, found, damage = store.header, store.indices, store.damage
+        problems = store.problems
+    count, indices = len(found), found[:: config.every]
     if len(indices) < 2:
         why = "" if damage is None else f" ({damage})"
         raise DataError(
-            f"{files.sens}: {count} frames and every={config.every} leave {len(indices)}, expected "
-            f"at least 2; lower it or copy the file again{why}"
+            f"{files.source}: {count} frames and every={config.every} leave {len(indices)}, "
+            f"expected at least 2; lower it or copy the file again{why}"
         )
-    _check_cameras(files.sens, header)
+    _check_cameras(files.source, header)
     world = axis_alignment(files.facts) if config.axis_align else None
     folder = scenes / f".partial-{files.scan_id}"
     folder.mkdir(exist_ok=True)
@@ -141,21 +146,23 @@ def open_scan(
         lock=_lock(folder),
     )
     if stored_conversion(folder).get("key") != key:
-        for path in folder.iterdir():
-            if path.name != "lock":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        _clear(folder)
     for name in ("color", "depth", "pose", "intrinsic", CHUNKS):
         (folder / name).mkdir(exist_ok=True)
     if damage is not None:
         missing = f"frames {count} to {header.num_frames - 1}"
         item = missing if count < header.num_frames else "the IMU frames"
         scan.skipped.append(skip(config, files.scan_id, item, damage.code, str(damage)))
+    scan.skipped += [
+        skip(config, files.scan_id, f"frame {problem.frame_index}", problem.code, problem.reason)
+        for problem in problems
+    ]
     scan.is_annotated, faults = write_annotation(files, folder, world, config, nyu40)
     scan.skipped += faults
     write_whole(folder / "conversion.json", json.dumps({"key": key}).encode())
     scan.stretches = [
         Stretch(
-            sens=files.sens,
+            source=files.source,
             folder=folder,
             indices=indices[start : start + config.stretch],
             world=None if world is None else tuple(tuple(row) for row in world.tolist()),
@@ -164,6 +171,16 @@ def open_scan(
         for start in range(0, len(indices), config.stretch)
     ]
     return scan
+
+
+def _clear(folder: Path) -> None:
+    """Empty an unfinished folder of other settings, first of what says which they were."""
+    (folder / "conversion.json").unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "lock":
+            path.unlink()
 
 
 def _lock(folder: Path) -> IO[str]:
@@ -206,12 +223,17 @@ def finish_scan(scan: OpenScan, config: ScannetConfig) -> tuple[SceneEntry, list
             f"{n} x {code}" for code, n in Counter(p[1] for p in problems).most_common(3)
         )
         raise DataError(
-            f"{scan.files.sens}: {len(frames)} of {len(scan.indices)} frames are good, expected "
+            f"{scan.files.source}: {len(frames)} of {len(scan.indices)} frames are good, expected "
             f"at least 2; left out: {reasons}"
         )
-    times = _times(frames)
+    times, source = frame_times(frames)
     appearances = _appearances(records, times)
-    _write_facts(scan, config, times, appearances)
+    _write_cameras(scan, config)
+    _write_facts(scan, config, {"times": source})
+    stored = {"times_s": {str(index): value for index, value in times.items()}}
+    (scan.folder / "times.json").write_text(json.dumps(stored, indent=1) + "\n")
+    if scan.is_annotated:
+        (scan.folder / "appearances.json").write_text(json.dumps(appearances) + "\n")
     named = {
         row["id"]: row["label"] for row in json.loads((scan.folder / "objects.json").read_text())
     }
@@ -251,15 +273,22 @@ def _move(scan: OpenScan, records: list[StretchRecord]) -> str:
     return digest
 
 
-def _times(frames: list[tuple[int, int]]) -> dict[int, float]:
-    """Return frame -> seconds since the first: its time stamps, or 30 frames a second."""
+def frame_times(frames: list[tuple[int, int]]) -> tuple[dict[int, float], str]:
+    """Return frame -> seconds since the first, and where they come from.
+
+    Time stamps count where they increase by 1/240 to 1 second a frame; else it is 30 frames a
+    second.
+
+    Args:
+        frames: (index, time stamp in microseconds).
+    """
     stamps = [stamp for _, stamp in frames]
     steps = np.diff(np.array(stamps, np.uint64).astype(np.float64)) / 1e6
     gaps = np.diff([index for index, _ in frames])
     if (steps > 0).all() and 1 / 240 < np.median(steps / gaps) < 1:
-        return {index: round((stamp - stamps[0]) / 1e6, 6) for index, stamp in frames}
+        return {i: round((stamp - stamps[0]) / 1e6, 6) for i, stamp in frames}, "time stamps"
     first = frames[0][0]
-    return {index: round((index - first) / FPS, 6) for index, _ in frames}
+    return {i: round((i - first) / FPS, 6) for i, _ in frames}, f"{FPS:.0f} frames a second"
 
 
 def _appearances(
@@ -279,12 +308,7 @@ def _appearances(
     }
 
 
-def _write_facts(
-    scan: OpenScan,
-    config: ScannetConfig,
-    times: dict[int, float],
-    appearances: dict[str, dict[str, Any]],
-) -> None:
+def _write_cameras(scan: OpenScan, config: ScannetConfig) -> None:
     folder, header = scan.folder, scan.header
     color, depth = output_intrinsics(header, config.resize)
     for name, matrix in (("color", color), ("depth", depth)):
@@ -293,10 +317,10 @@ def _write_facts(
         (folder / "intrinsic" / f"intrinsic_{name}.txt").write_text(matrix_text(square))
         extrinsic = matrix_text(getattr(header, f"extrinsic_{name}"))
         (folder / "intrinsic" / f"extrinsic_{name}.txt").write_text(extrinsic)
-    stored = {"times_s": {str(index): value for index, value in times.items()}}
-    (folder / "times.json").write_text(json.dumps(stored, indent=1) + "\n")
-    if scan.is_annotated:
-        (folder / "appearances.json").write_text(json.dumps(appearances) + "\n")
+
+
+def _write_facts(scan: OpenScan, config: ScannetConfig, more: dict[str, str]) -> None:
+    header = scan.header
     facts = {
         "format": SCENE_FORMAT,
         "scene_id": scan.files.scan_id,
@@ -311,5 +335,6 @@ def _write_facts(
         "sens_version": header.version,
         "color_size_stored": list(header.color_size),
         "frames_stored": header.num_frames,
+        **more,
     }
-    (folder / "scene.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (scan.folder / "scene.json").write_text(json.dumps(facts, indent=1) + "\n")

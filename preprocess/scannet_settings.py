@@ -19,6 +19,8 @@ class ScannetConfig:
     """Of scans that no list names; only used without lists."""
     splits: tuple[str, ...] = ()
     """Files of scan ids, whose names say train, val or test."""
+    scans: str | None = None
+    """Folder of scan folders with mesh, segments and aggregation; None looks beside the frames."""
     labels: str | None = None
     """scannetv2-labels.combined.tsv; None leaves classes open, and all boxes are kept."""
     every: int = 15

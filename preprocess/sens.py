@@ -25,6 +25,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from scenerl.preprocess.records import DataError
+from scenerl.preprocess.scene_files import Problem
 
 T = TypeVar("T")
 ColorFormat = Literal["raw", "png", "jpeg"]
@@ -80,8 +81,9 @@ class SensError(DataError):
 
     Attributes:
         code: Short and countable: sens_version, sens_header, sens_size, sens_format,
-            sens_truncated, imu_truncated, color_missing, color_bytes, color_unreadable, color_size,
-            depth_missing, depth_bytes, depth_unreadable, depth_size or depth_format.
+            sens_unreadable, sens_truncated, imu_truncated, color_missing, color_bytes,
+            color_unreadable, color_size, depth_missing, depth_bytes, depth_unreadable, depth_size
+            or depth_format.
         offset: Byte of the file where it stands.
     """
 
@@ -128,6 +130,7 @@ class SensFile:
         damage: Why there are fewer frames than the header claims, or no IMU part; None if all is
             there.
         num_imu: IMU frames at the end of the file.
+        problems: Of single frames; none are known before they are read.
     """
 
     def __init__(self, path: str | Path, *, find_frames: bool = True) -> None:
@@ -155,6 +158,7 @@ class SensFile:
             self._size = status.st_size
             self.header, start = self._read_header()
             self.damage: SensError | None = None
+            self.problems: tuple[Problem, ...] = ()
             count = self.header.num_frames if find_frames else 0
             self.frames, self._offsets, end = self._find_frames(start, count)
             self.num_imu, self._imu_offset = self._find_imu(end) if find_frames else (0, end)
@@ -185,6 +189,20 @@ class SensFile:
         """Return the number of frames that can be reached."""
         return len(self.frames)
 
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Frames that can be reached, increasing."""
+        return tuple(range(len(self.frames)))
+
+    def camera_to_world(self, index: int) -> np.ndarray:
+        """Return the pose of a frame, float64 [4, 4]; all -inf where it was not tracked."""
+        pose: np.ndarray = self.frames[index]["camera_to_world"].astype(np.float64)
+        return pose
+
+    def color_us(self, index: int) -> int:
+        """Return the time stamp of a colour frame in microseconds."""
+        return int(self.frames[index]["color_us"])
+
     def error(self, code: str, offset: int, text: str) -> SensError:
         """Return an error about this file."""
         return SensError(self.path, code, offset, text)
@@ -197,7 +215,11 @@ class SensFile:
         """Return up to `count` bytes; fewer only where the file ends."""
         parts, count = [], min(count, self._size - offset)
         while count > 0:
-            part = os.pread(self._file, count, offset)
+            try:
+                part = os.pread(self._file, count, offset)
+            except OSError as error:
+                text = f"{count} bytes cannot be read: {error.strerror}; is the disk sound?"
+                raise self.error("sens_unreadable", offset, text) from error
             if not part:
                 break
             parts.append(part)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from scenerl.preprocess.sens import SensFile
+from scenerl.preprocess.export_frames import FrameStore
 
 JPEG_END = b"\xff\xd9"
 
 
-def read_depth(sens: SensFile, index: int) -> np.ndarray:
+def read_depth(sens: FrameStore, index: int) -> np.ndarray:
     """Return the depth image of a frame, uint16 [H, W] in units of 1 / depth_shift metres.
 
     At most W * H * 2 + 1 bytes are ever inflated, whatever the stream holds.
@@ -52,7 +52,7 @@ def read_depth(sens: SensFile, index: int) -> np.ndarray:
     return np.frombuffer(pixels, "<u2").reshape(height, width)
 
 
-def check_color(sens: SensFile, index: int, stored: bytes) -> None:
+def check_color(sens: FrameStore, index: int, stored: bytes) -> None:
     """Check the stored colour image of a frame by its header and its end, without decoding it.
 
     Raises:
@@ -74,11 +74,11 @@ def check_color(sens: SensFile, index: int, stored: bytes) -> None:
         raise sens.error("color_unreadable", sens.color_offset(index), text)
 
 
-def read_color(sens: SensFile, index: int, *, at_least: tuple[int, int] | None = None) -> Any:
+def read_color(sens: FrameStore, index: int, *, at_least: tuple[int, int] | None = None) -> Any:
     """Return the colour image of a frame as a PIL image in RGB.
 
     Args:
-        sens: An open file.
+        sens: An open recording.
         index: The frame.
         at_least: (width, height) that suffices; a JPEG may then be decoded to a half, a quarter or
             an eighth of its size, which is faster.
@@ -102,7 +102,7 @@ def read_color(sens: SensFile, index: int, *, at_least: tuple[int, int] | None =
             raise sens.error("color_unreadable", sens.color_offset(index), text) from error
 
 
-def _open(sens: SensFile, index: int, stored: bytes) -> Any:
+def _open(sens: FrameStore, index: int, stored: bytes) -> Any:
     """Return a PIL image whose header is read and fits the file's header."""
     from PIL import Image
 

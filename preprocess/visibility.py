@@ -27,7 +27,12 @@ def instance_boxes(instance: np.ndarray, *, min_pixels: int = 1) -> dict[int, tu
         min_pixels: Objects with fewer pixels are left out.
     """
     found = {}
-    ids, counts = np.unique(instance, return_counts=True)
+    if instance.dtype.itemsize <= 2:  # counting is far quicker than the sort in np.unique
+        table = np.bincount(instance.reshape(-1))
+        ids = np.flatnonzero(table)
+        counts = table[ids]
+    else:
+        ids, counts = np.unique(instance, return_counts=True)
     for object_id, count in zip(ids.tolist(), counts.tolist(), strict=True):
         if object_id == 0 or count < min_pixels:
             continue

@@ -21,6 +21,7 @@ from scenerl.preprocess.scannet_settings import ScannetConfig
 from scenerl.preprocess.scene import Scene
 from scenerl.preprocess.scene_writer import folder_hash
 from scenerl.preprocess.sens import SensFile
+from scenerl.preprocess.sens_images import read_depth
 from scenerl.preprocess.sens_writer import write_sens
 from scenerl.preprocess.store import read_manifest, read_samples
 
@@ -211,6 +212,22 @@ def test_a_partial_conversion_with_other_settings_starts_anew(raw: Path, tmp_pat
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
+def test_files_lost_in_a_crash_are_written_again(raw: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done >= 6:
+            raise StopError
+
+    source, output = [raw / "scans" / NAME], tmp_path / "out"
+    with pytest.raises(StopError):
+        prepare_scans(source, output, config_of(raw), progress=stop)
+    partial = output / "scenes" / f".partial-{NAME}"
+    (partial / "depth" / "2.png").write_bytes(b"")
+    (partial / "chunks" / "6.json").write_text("{")
+    prepare_scans(source, output, config_of(raw))
+    prepare_scans(source, tmp_path / "whole", config_of(raw))
+    assert files_of(output) == files_of(tmp_path / "whole")
+
+
 def test_a_finished_scan_is_kept(raw: Path, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     first = prepare_scans([raw / "scans"], tmp_path, config_of(raw))
@@ -255,6 +272,35 @@ def test_the_sensors_world_is_kept_when_asked(raw: Path, tmp_path: Path) -> None
     moved = points[owners == 1] @ back[:3, :3].T + back[:3, 3]
     box = scene.objects[0].box_world
     np.testing.assert_allclose(box, [*moved.min(axis=0), *moved.max(axis=0)], atol=1e-5)
+
+
+def test_groups_that_share_a_segment_have_official_and_sound_boxes(
+    raw: Path, tmp_path: Path
+) -> None:
+    folder = damaged_copy(raw, tmp_path / "scans")
+    path = folder / "scene0009_00.aggregation.json"
+    content = read_json(path)
+    first, second = content["segGroups"][:2]
+    second["segments"] += first["segments"][:1]  # half of the vertices of object 0
+    path.write_text(json.dumps(content))
+    found = {}
+    for boxes in ("official", "sound"):
+        words = ["preprocess", "scannet", "--input", str(folder), "--every", "8"]
+        words += ["--labels", str(raw / "labels.tsv"), "--boxes", boxes]
+        assert main([*words, "--output", str(tmp_path / boxes)]) == 0
+        scene = tmp_path / boxes / "scenes" / "scene0009_00"
+        assert read_json(scene / "scene.json")["boxes"] == boxes
+        found[boxes] = read_json(scene / "objects.json")
+        report = read_json(scene / "scannet_boxes.json")
+        assert 0 in report["different"]
+    points, _, owners = scans.room_mesh()
+    whole = points[owners == 1]
+    low, high = whole.min(axis=0), whole.max(axis=0)
+    np.testing.assert_allclose(found["sound"][0]["box_world"], [*low, *high], atol=1e-5)
+    assert found["sound"][1]["box_world"] == found["official"][1]["box_world"]
+    half = points[(owners == 1) & (np.arange(len(owners)) % 2 == 1)]
+    low, high = half.min(axis=0), half.max(axis=0)
+    np.testing.assert_allclose(found["official"][0]["box_world"], [*low, *high], atol=1e-5)
 
 
 def damaged_copy(raw: Path, root: Path, name: str = "scene0009_00") -> Path:
@@ -352,6 +398,56 @@ def test_a_scan_that_cannot_be_used_does_not_stop_the_others(
     assert "0 of 4 frames are good, expected at least 2; left out: 4 x pose_not_finite" in printed
     assert "Terms of Use" in printed
     assert "2 of 5 scans" in printed
+
+
+def write_export(raw: Path, folder: Path, every: int) -> None:
+    """Write what ScanNet's Python exporter writes, poses with six digits."""
+    for name in ("color", "depth", "pose", "intrinsic"):
+        (folder / name).mkdir(parents=True)
+    with SensFile(raw / "scans" / NAME / f"{NAME}.sens") as sens:
+        for index in range(0, len(sens), every):
+            (folder / "color" / f"{index}.jpg").write_bytes(sens.color_bytes(index))
+            depth = Image.fromarray(read_depth(sens, index).astype(np.uint16))
+            depth.save(folder / "depth" / f"{index}.png")
+            np.savetxt(folder / "pose" / f"{index}.txt", sens.camera_to_world(index), fmt="%f")
+        for name in ("intrinsic_color", "extrinsic_color", "intrinsic_depth", "extrinsic_depth"):
+            matrix = getattr(sens.header, name)
+            np.savetxt(folder / "intrinsic" / f"{name}.txt", matrix, fmt="%f")
+
+
+def test_exported_frames_are_prepared_like_the_recording(raw: Path, tmp_path: Path) -> None:
+    exported = tmp_path / "exported" / NAME
+    write_export(raw, exported, every=2)
+    prepare_scans([raw / "scans" / NAME], tmp_path / "sens", config_of(raw))
+    config = config_of(raw, every=1, scans=str(raw / "scans"))
+    (made,) = prepare_scans([tmp_path / "exported"], tmp_path / "export", config)
+    one = tmp_path / "sens" / "scenes" / NAME
+    two = tmp_path / "export" / "scenes" / NAME
+    same = {"objects.json", "scannet_boxes.json"}
+    for name, content in files_of(one).items():
+        if name.startswith(("color/", "depth/")) or name in same:
+            assert (two / name).read_bytes() == content, name
+    for index in range(0, SMALL.num_frames, 2):
+        poses = [np.loadtxt(folder / "pose" / f"{index}.txt") for folder in (one, two)]
+        np.testing.assert_allclose(poses[0], poses[1], atol=2e-6)
+        masks = [np.asarray(Image.open(f / "instance" / f"{index}.png")) for f in (one, two)]
+        assert (masks[0] == masks[1]).mean() > 0.999
+    assert read_json(two / "scene.json")["times"] == "30 frames a second"
+    assert made.faults == {}
+    (exported / "depth" / "4.png").unlink()
+    (exported / "pose" / "6.txt").write_text("-inf " * 16)
+    (exported / "pose" / "8.txt").write_text("\n".join(["-inf -inf -inf -inf"] * 4))
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(exported / "depth" / "10.png")
+    (exported / "color" / "12.png").write_bytes((exported / "color" / "12.jpg").read_bytes())
+    (made,) = prepare_scans([exported], tmp_path / "export", config)
+    found = [(item.item, item.reason) for item in made.skipped if item.item.startswith("frame")]
+    assert found == [
+        ("frame 12", "duplicate_frame"),
+        ("frame 4", "depth_missing"),
+        ("frame 6", "pose_shape"),
+        ("frame 8", "pose_not_finite"),
+        ("frame 10", "depth_size"),
+    ]
 
 
 def test_a_scan_that_no_list_names_is_left_out(raw: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def one_input(data: bytes) -> None:
         return
     if count:
         scannet_frames.convert_stretch(
-            scannet_frames.Stretch(sens=SENS, folder=SCENE, indices=tuple(range(count)))
+            scannet_frames.Stretch(source=SENS, folder=SCENE, indices=tuple(range(count)))
         )
 
 

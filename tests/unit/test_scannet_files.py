@@ -50,7 +50,7 @@ def test_a_scan_folder_without_sens_is_named(tmp_path: Path) -> None:
     assert [folder.name for folder in bare] == ["scene0002_00"]
     with pytest.raises(DataError, match=r"Terms of Use.*type .sens"):
         find_scans([root / "scene0002_00"])
-    with pytest.raises(DataError, match=r"holds no \.sens"):
+    with pytest.raises(DataError, match=r"holds neither nowhere\.sens nor exported"):
         find_scans([root / "nowhere"])
 
 
