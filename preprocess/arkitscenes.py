@@ -33,6 +33,7 @@ from scenerl.preprocess.raw_scenes import (
 )
 from scenerl.preprocess.records import DataError, SceneObject
 from scenerl.preprocess.safe_files import FileError, check_name, inside, read_text
+from scenerl.preprocess.scene import usual_size
 from scenerl.preprocess.scene_writer import SceneWriter
 
 ORIGIN = (
@@ -244,8 +245,8 @@ def convert(job: SceneJob, writer: SceneWriter, *, config: ArkitConfig) -> Scene
     poses, faults = read_trajectory(inside(frames / "lowres_wide.traj", job.folder))
     trajectory = Trajectory(poses)
     names = _frame_names(frames / "lowres_depth", faults)
-    seen = _Seen(job, frames, trajectory)
     chosen = list(enumerate(names))[:: config.every]
+    seen = _Seen(job, frames, trajectory, [name for _, name in chosen])
     counting = Counting(job, len(chosen))
     for index, name in chosen:
         counting.step()
@@ -276,12 +277,20 @@ def _objects(job: SceneJob, faults: list[Fault]) -> tuple[SceneObject, ...]:
 class _Seen:
     """The frames of one recording on their way into a scene folder."""
 
-    def __init__(self, job: SceneJob, folder: Path, trajectory: Trajectory) -> None:
+    def __init__(
+        self, job: SceneJob, folder: Path, trajectory: Trajectory, names: Sequence[str]
+    ) -> None:
         self._job, self._folder, self._trajectory = job, folder, trajectory
         self.frames: dict[int, str] = {}
         self._cameras: list[np.ndarray] = []
-        self._sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
+        self._sizes = tuple(
+            usual_size({n: self._path(kind, name) for n, name in enumerate(names)})
+            for kind in ("lowres_wide", "lowres_depth")
+        )
         self._start = 0.0
+
+    def _path(self, kind: str, name: str) -> Path:
+        return self._folder / kind / f"{self._job.folder.name}_{name}.png"
 
     def write(self, index: int, name: str, writer: SceneWriter) -> Fault | None:
         """Write a frame, or return what is wrong with it."""
@@ -299,15 +308,13 @@ class _Seen:
         return None
 
     def _write(self, index: int, name: str, pose: np.ndarray, writer: SceneWriter) -> None:
-        folder, video = self._folder, self._job.folder.name
-        depth_path = folder / "lowres_depth" / f"{video}_{name}.png"
-        color_path = folder / "lowres_wide" / f"{video}_{name}.png"
+        depth_path, color_path = self._path("lowres_depth", name), self._path("lowres_wide", name)
         depth = require_depth(checked_depth(depth_path, self._job.folder), str(depth_path))
         color = checked_image(color_path, self._job.folder)
-        path = find_pincam(folder / "lowres_wide_intrinsics", video, name)
+        place = self._folder / "lowres_wide_intrinsics"
+        path = find_pincam(place, self._job.folder.name, name)
         pincam = read_pincam(inside(path, self._job.folder))
         sizes = (color.size, (depth.shape[1], depth.shape[0]))
-        self._sizes = self._sizes or sizes
         if sizes != self._sizes:
             text = f"frame {index}: colour and depth are {sizes}, others {self._sizes}"
             raise FileError("image_size", text)
@@ -327,7 +334,7 @@ class _Seen:
         """Write what belongs to the whole recording."""
         cameras = np.array(self._cameras)
         middle = np.median(cameras, axis=0)
-        color, depth = self._sizes or ((1, 1), (1, 1))
+        color, depth = self._sizes
         writer.write_intrinsics(*(np.diag([*size, 1.0]) @ middle for size in (color, depth)))
         spread = np.abs(cameras - middle).max(axis=0)
         writer.write_json("frame_names.json", {str(k): name for k, name in self.frames.items()})

@@ -35,6 +35,7 @@ from scenerl.preprocess.raw_scenes import (
 )
 from scenerl.preprocess.records import DataError
 from scenerl.preprocess.safe_files import FileError, check_name, inside, read_text
+from scenerl.preprocess.scene import usual_size
 from scenerl.preprocess.scene_files import pose_problem
 from scenerl.preprocess.scene_writer import SceneWriter
 
@@ -237,11 +238,11 @@ def convert(job: SceneJob, writer: SceneWriter, *, config: GsReasonerConfig) -> 
     """
     faults: list[Fault] = []
     scene = _Scene(job, config, read_world(job, faults))
-    frames = list_frames(scene.folders["color"], dataset_of(job.folder), faults)
-    if not frames:
+    chosen = list_frames(scene.folders["color"], dataset_of(job.folder), faults)[:: config.every]
+    if not chosen:
         hint = "; link or name the tree that has them (--color)"
         raise FileError("color_missing", f"{scene.folders['color']} holds no frames{hint}")
-    chosen = frames[:: config.every]
+    scene.measure([stem for _, _, stem in chosen])
     counting = Counting(job, len(chosen))
     for index, time_s, stem in chosen:
         counting.step()
@@ -269,7 +270,7 @@ class _Scene:
             "intrinsic": (job.folder / "intrinsic" / tail).resolve(),
         }
         self.cameras: list[np.ndarray] = []
-        self._sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
+        self._sizes = ((0, 0), (0, 0))
         self._start_s = 0.0
         self._shared = self._read_shared()
 
@@ -297,7 +298,7 @@ class _Scene:
         fault = pose_fault(index, pose)
         if fault is not None:
             return fault
-        depth_path = self.folders["depth"] / f"{stem}.png"
+        depth_path = self._depth_path(stem)
         depth = require_depth(checked_depth(depth_path, self.folders["depth"]), str(depth_path))
         color_path = self._color_path(stem)
         color = checked_image(color_path, self.folders["color"])
@@ -306,7 +307,6 @@ class _Scene:
             folder = self.folders["intrinsic"]
             K = self._camera(inside(folder / f"{stem}.txt", folder))
         sizes = (color.size, (depth.shape[1], depth.shape[0]))
-        self._sizes = self._sizes or sizes
         if sizes != self._sizes:
             text = f"frame {index}: colour and depth are {sizes}, others {self._sizes}"
             raise FileError("image_size", text)
@@ -321,6 +321,16 @@ class _Scene:
         )
         return None
 
+    def measure(self, stems: Sequence[str]) -> None:
+        """Take the usual sizes of colour and depth as those of the scene."""
+        self._sizes = (
+            usual_size({number: self._color_path(stem) for number, stem in enumerate(stems)}),
+            usual_size({number: self._depth_path(stem) for number, stem in enumerate(stems)}),
+        )
+
+    def _depth_path(self, stem: str) -> Path:
+        return self.folders["depth"] / f"{stem}.png"
+
     def _color_path(self, stem: str) -> Path:
         suffix = ".png" if dataset_of(self._job.folder) == "arkitscenes" else ".jpg"
         return self.folders["color"] / f"{stem}{suffix}"
@@ -329,7 +339,7 @@ class _Scene:
         """Write what belongs to the whole scene."""
         cameras = np.array(self.cameras)
         K = np.median(cameras, axis=0)
-        color, depth = self._sizes or ((1, 1), (1, 1))
+        color, depth = self._sizes
         scale = np.diag([color[0] / depth[0], color[1] / depth[1], 1.0])
         writer.write_intrinsics(scale @ K, K)
         facts: dict[str, Any] = {

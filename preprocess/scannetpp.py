@@ -39,8 +39,9 @@ from scenerl.preprocess.scannetpp_objects import (
 from scenerl.preprocess.scannetpp_objects import FILES as OBJECT_FILES
 from scenerl.preprocess.scannetpp_poses import FILES as POSE_FILES
 from scenerl.preprocess.scannetpp_poses import CameraTrack, PoseSource, read_track
+from scenerl.preprocess.scene import usual_size
 from scenerl.preprocess.scene_writer import SceneWriter
-from scenerl.preprocess.video import stream_frames
+from scenerl.preprocess.video import count_packets, stream_frames
 
 ORIGIN = (
     "ScanNet++ is handed out by its authors under its Terms of Use: register at the project's page "
@@ -125,11 +126,15 @@ def _job(folder: Path, name: str, split: str) -> SceneJob:
     return SceneJob(scene_id=name, split=split, folder=folder, sources=tuple(files))
 
 
+def _color_path(iphone: Path, index: int) -> Path:
+    return iphone / "rgb" / f"frame_{index:06d}.jpg"
+
+
 def _colors(iphone: Path, wanted: Sequence[int]) -> Iterator[Item]:
     """Yield the colour frames: a checked file (path, image), pixels, or what is wrong."""
     if (iphone / "rgb").is_dir():
         for index in wanted:
-            path = iphone / "rgb" / f"frame_{index:06d}.jpg"
+            path = _color_path(iphone, index)
             try:
                 image = checked_image(path, iphone)
                 if image.format not in ("JPEG", "MPO"):
@@ -147,7 +152,24 @@ def _colors(iphone: Path, wanted: Sequence[int]) -> Iterator[Item]:
             yield index, pixels
 
 
-def _depths(iphone: Path, wanted: Sequence[int], faults: list[Fault], poses: int) -> Iterator[Item]:
+def _check_counts(iphone: Path, poses: int, faults: list[Fault]) -> None:
+    """List video and depth whose numbers of frames are not that of the poses.
+
+    Only for poses of ARKit, which every frame has. The stream encoding of depth.bin would have to
+    be read as a whole to be counted.
+    """
+    found: dict[str, int | None] = {}
+    if not (iphone / "rgb").is_dir():
+        found["rgb.mkv"] = count_packets(inside(iphone / "rgb.mkv", iphone))
+    if (iphone / "depth.bin").is_file():
+        found["depth.bin"] = DepthStream(inside(iphone / "depth.bin", iphone)).num_frames
+    for name, count in found.items():
+        if count is not None and count != poses:
+            detail = f"{iphone / name} holds {count} frames, the poses are for {poses}"
+            faults.append(Fault(item=name, code="counts_differ", detail=detail))
+
+
+def _depths(iphone: Path, wanted: Sequence[int], faults: list[Fault]) -> Iterator[Item]:
     """Yield the depth frames, uint16 millimetres, or what is wrong."""
     path = iphone / "depth.bin"
     if not path.is_file():
@@ -158,9 +180,6 @@ def _depths(iphone: Path, wanted: Sequence[int], faults: list[Fault], poses: int
                 yield index, error
         return
     stream = DepthStream(inside(path, iphone))
-    if stream.num_frames is not None and stream.num_frames < poses:
-        detail = f"{path} holds {stream.num_frames} frames, the poses reach frame {poses - 1}"
-        faults.append(Fault(item="depth.bin", code="counts_differ", detail=detail))
     yield from stream.frames(wanted)
     if stream.damage is not None:
         fault = Fault(item="depth.bin", code=stream.damage.code, detail=str(stream.damage))
@@ -189,12 +208,18 @@ def convert(job: SceneJob, writer: SceneWriter, *, config: ScannetppConfig) -> S
     faults = list(track.faults)
     chosen = _choose(track, config.every, faults)
     mesh = _read_objects(job.folder / "scans", faults) if config.objects else None
+    if config.poses == "imu":
+        _check_counts(iphone, max(track.frames) + 1, faults)
     cameras = _Cameras(track, chosen, config.resize)
+    if (iphone / "rgb").is_dir():
+        usual = usual_size({index: _color_path(iphone, index) for index in chosen})
+        if usual != (0, 0):  # no frame has a size at all; each will say why
+            cameras.expect(usual)
     eye = None
     frames = 0
-    depths = _depths(iphone, chosen, faults, max(track.frames) + 1)
     counting = Counting(job, len(chosen))
-    for (index, depth), (_, color) in zip(depths, _colors(iphone, chosen), strict=True):
+    items = zip(_depths(iphone, chosen, faults), _colors(iphone, chosen), strict=True)
+    for (index, depth), (_, color) in items:
         counting.step()
         try:
             _raise(depth)
@@ -258,7 +283,7 @@ class _Cameras:
         path, image = color if isinstance(color, tuple) else (None, None)
         size = image.size if image is not None else (color.shape[1], color.shape[0])
         if self.native_size is None:
-            self._first_size(size)
+            self.expect(size)
         if size != self.native_size:
             raise FileError("color_size", f"frame {index} is {size}, others {self.native_size}")
         shape = (depth.shape[1], depth.shape[0])
@@ -272,7 +297,12 @@ class _Cameras:
         picture = image.convert("RGB") if image is not None else Image.fromarray(color)
         return np.asarray(picture.resize(self._resize, Image.Resampling.BILINEAR, reducing_gap=2.0))
 
-    def _first_size(self, size: tuple[int, int]) -> None:
+    def expect(self, size: tuple[int, int]) -> None:
+        """Take a size as that of all colour frames.
+
+        Raises:
+            FileError: color_size or intrinsics, if the cameras are for another one.
+        """
         stated = self._track.size
         if stated is not None and stated != size:
             text = f"colour frames are {size}, the intrinsics are for {stated}"

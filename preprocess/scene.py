@@ -27,11 +27,18 @@ MIN_GOOD_SHARE = 0.2
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) from an image's header."""
+    """Return (width, height) from an image's header.
+
+    Raises:
+        OSError: If it is not an image, or claims so many pixels that Pillow refuses it.
+    """
     from PIL import Image
 
-    with Image.open(path) as image:
-        return (image.width, image.height)
+    try:
+        with Image.open(path) as image:
+            return (image.width, image.height)
+    except Image.DecompressionBombError as error:
+        raise OSError(str(error)) from error
 
 
 class Scene:
@@ -61,8 +68,8 @@ class Scene:
         self._times_s = read_times(files.root, sorted(files.color), files.facts.get("fps"))
         self._poses: dict[int, np.ndarray] = {}
         problems = list(files.problems)
-        self.color_size = _usual_size(files.color)
-        self.depth_size = _usual_size(files.depth)
+        self.color_size = usual_size(files.color)
+        self.depth_size = usual_size(files.depth)
         for index in sorted(files.color.keys() | files.depth.keys() | files.pose.keys()):
             found = self._check_frame(index)
             if found is not None:
@@ -248,7 +255,7 @@ def direction(value: Any) -> np.ndarray:
     return np.asarray(vector / np.linalg.norm(vector))
 
 
-def _usual_size(paths: dict[int, Path]) -> tuple[int, int]:
+def usual_size(paths: dict[int, Path]) -> tuple[int, int]:
     """Return the most frequent (width, height) of readable images; (0, 0) when there is none."""
     counts: dict[tuple[int, int], int] = {}
     for path in paths.values():

@@ -78,6 +78,23 @@ def read_frames(
     return frames
 
 
+def count_packets(path: str | Path) -> int:
+    """Return how many frames a video file holds by its packets, without decoding.
+
+    Raises:
+        DataError: If it cannot be opened as a video, or breaks off.
+    """
+    import av
+
+    if not Path(path).is_file():
+        raise DataError(f"video {path} does not exist")
+    try:
+        with av.open(str(path)) as container:
+            return sum(1 for packet in container.demux(video=0) if packet.size)
+    except (av.FFmpegError, IndexError) as error:
+        raise DataError(f"{path} cannot be read as a video: {error}") from error
+
+
 def stream_frames(
     path: str | Path, indices: Sequence[int], *, max_pixels: int = 1 << 26
 ) -> Iterator[tuple[int, np.ndarray | None]]:

@@ -167,11 +167,12 @@ def odd_entries(folder: Path) -> None:
 
 
 def frames_folder_with_faults(folder: Path) -> None:
-    """Extracted frames: one of 0 bytes, one of 100,000 pixels, one a link out of the scene."""
+    """Extracted frames: another size, 0 bytes, 100,000 pixels, a link out of the scene, none."""
     rgb = folder / "iphone" / "rgb"
     rgb.mkdir()
     for number in range(FRAMES):
         Image.new("RGB", COLOR_SIZE, (number, 90, 90)).save(rgb / f"frame_{number:06d}.jpg")
+    Image.new("RGB", (32, 24)).save(rgb / "frame_000000.jpg")
     (rgb / "frame_000001.jpg").write_bytes(b"")
     Image.new("1", (100_000, 1)).save(rgb / "frame_000002.jpg", format="PNG")
     outside = folder.parent.parent / "outside.jpg"
@@ -193,15 +194,17 @@ def latin_annotation(folder: Path) -> None:
 FAULTS = [
     (cut_depth, {"depth_truncated": 1, "counts_differ": 1, "depth_missing": 1}, FRAMES - 1, 65),
     (cut_stream, {"depth_truncated": 1, "depth_missing": 4}, 4, 65),
-    (bomb_depth, {"depth_size": 1}, FRAMES, 65),
-    (lambda folder: add_pose(folder, 99), {"counts_differ": 1, "depth_missing": 1}, FRAMES, 65),
+    (bomb_depth, {"depth_size": 1, "counts_differ": 1}, FRAMES, 65),
+    (lambda folder: add_pose(folder, 99), {"counts_differ": 2, "depth_missing": 1}, FRAMES, 65),
     (nan_pose, {"pose_not_finite": 1}, FRAMES - 1, 0),
     (mirror_pose, {"pose_not_rigid": 1}, FRAMES - 1, 65),
     (odd_entries, {"pose_entry": 2}, FRAMES - 1, 65),
     (
         frames_folder_with_faults,
-        {"image_unreadable": 1, "image_size": 1, "link_outside": 1, "file_missing": 1},
-        FRAMES - 4,
+        dict.fromkeys(
+            ("color_size", "image_unreadable", "image_size", "link_outside", "file_missing"), 1
+        ),
+        FRAMES - 5,
         65,
     ),
     (cut_annotation, {"annotation_unreadable": 1}, FRAMES, 65),

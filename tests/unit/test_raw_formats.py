@@ -1,4 +1,5 @@
 import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from scenerl.preprocess.iphone_depth import to_millimetres
 from scenerl.preprocess.records import DataError
 from scenerl.preprocess.safe_files import FileError, local_path, open_image, read_json
 from scenerl.preprocess.scannetpp_poses import frame_number, from_nerfstudio, rotation_of
+from scenerl.preprocess.scene import usual_size
 from scenerl.preprocess.video import stream_frames
 
 
@@ -184,3 +186,18 @@ def test_a_file_that_pillow_would_hand_to_another_program_is_not_opened(tmp_path
     assert Image.open(path).format == "EPS"
     with pytest.raises(FileError, match="not an image"):
         open_image(path, "x.jpg")
+
+
+def test_the_usual_size_is_told_in_spite_of_an_image_that_claims_a_billion_pixels(
+    tmp_path: Path,
+) -> None:
+    paths = {number: tmp_path / f"{number}.png" for number in range(4)}
+    for number, size in enumerate([(3, 2), (4, 5), (4, 5)]):
+        Image.new("L", size).save(paths[number])
+    bomb = bytearray(paths[0].read_bytes())
+    bomb[16:24] = (100_000).to_bytes(4, "big") * 2
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    paths[3].write_bytes(bomb)
+    assert usual_size(paths) == (4, 5)
+    with pytest.raises(FileError, match="pixels"):
+        open_image(paths[3], "bomb")
