@@ -1,6 +1,5 @@
 """An RGB-D recording on disk, opened by reference: frames are decoded when asked for."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from scenerl.preprocess.records import Box3D, DataError, SceneObject
+from scenerl.preprocess.safe_files import read_json
 from scenerl.preprocess.scene_files import (
     Problem,
     SceneFiles,
@@ -271,8 +271,8 @@ def _instances_json(root: Path) -> dict[str, Any]:
     path = root / "instances.json"
     if not path.is_file():
         return {}
-    content = json.loads(path.read_text())
-    if not isinstance(content, dict) or not isinstance(content.get("instances"), list):
+    content: dict[str, Any] = read_json(path, dict)
+    if not isinstance(content.get("instances"), list):
         raise DataError(f'{path}: expected {{"instances": [{{"id": 1, "label": "sofa"}}, ...]}}')
     return content
 
@@ -293,13 +293,15 @@ def object_rows(root: Path) -> list[dict[str, Any]]:
     ScanNet's aggregation counts objects from 0, its instance images from 1.
     """
     if (root / "objects.json").is_file():
-        rows: list[dict[str, Any]] = json.loads((root / "objects.json").read_text())
+        rows: list[dict[str, Any]] = read_json(root / "objects.json", list)
         return rows
     if (root / "instances.json").is_file():
         rows = _instances_json(root)["instances"]
         return [{**row, "box_world": row.get("aabb_world", row.get("aabb"))} for row in rows]
     for path in sorted(root.glob("*.aggregation.json")):
-        groups = json.loads(path.read_text())["segGroups"]
+        groups = read_json(path, dict).get("segGroups")
+        if not isinstance(groups, list):
+            raise DataError(f"{path}: expected a list segGroups")
         return [{"id": group["objectId"] + 1, "label": group["label"]} for group in groups]
     return []
 
