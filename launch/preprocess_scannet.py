@@ -70,6 +70,14 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--split", default="train", help="split of all scans, without --splits (default train)"
     )
     parser.add_argument("--dataset", default="scannet", help="name in reports (default scannet)")
+    _add_choices(parser)
+    add_allow_skipped(parser)
+    add_preview(parser)
+    parser.set_defaults(run=_run)
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    """Add what a user may want otherwise."""
     parser.add_argument(
         "--every", type=int, default=15, help="keep frames 0, N, 2 N, ... (default 15)"
     )
@@ -91,9 +99,6 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="ScanRefer's boxes with its habits, or each object's own segments (docs/raw_data.md)",
     )
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
-    add_allow_skipped(parser)
-    add_preview(parser)
-    parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -80,8 +80,15 @@ class World:
 
 
 def dataset_of(folder: Path) -> str:
-    """Return the data set that a folder's name says (arkitscenes_x is arkitscenes)."""
-    return next((name for name in reversed(DATASETS) if folder.name.startswith(name)), "scannet")
+    """Return the data set that a folder's name says (arkitscenes_x is arkitscenes).
+
+    Raises:
+        DataError: If it says none; how frames are named and aligned depends on it.
+    """
+    found = next((name for name in reversed(DATASETS) if folder.name.startswith(name)), None)
+    if found is None:
+        raise DataError(f"{folder}: expected a folder whose name begins with one of {DATASETS}")
+    return found
 
 
 def find_scenes(
@@ -104,12 +111,14 @@ def find_scenes(
     Raises:
         DataError: If there is no scene.
     """
+    root = root.resolve()
     trees = [root] if (root / "pose").is_dir() else sorted(p.parent for p in root.glob("*/pose"))
     jobs: list[SceneJob] = []
     faults: list[tuple[str, Fault]] = []
     for tree in trees:
         if datasets and tree.name not in datasets:
             continue
+        dataset_of(tree)
         for folder in sorted((tree / "pose").glob("*/*")):
             split, name = folder.parent.name, folder.name
             if (splits and split not in splits) or (scenes and name not in scenes):
@@ -176,6 +185,7 @@ def read_world(job: SceneJob, faults: list[Fault]) -> World:
         FileError: If a file is there but broken.
     """
     align_file = _align_file(job.folder, job.split, job.scene_id)
+    scale_file = _scale_file(job.folder, job.split, job.scene_id)
     align, align_source = np.eye(4), "already in the poses"
     if align_file.exists():
         align = read_numbers(inside(align_file, job.folder), [(4, 4)])
@@ -183,14 +193,13 @@ def read_world(job: SceneJob, faults: list[Fault]) -> World:
         if wrong is not None:
             raise FileError("axis_align", f"{align_file}: {wrong[1]}")
         align_source = align_file.name
-    elif dataset_of(job.folder) != "scannet":
+    elif dataset_of(job.folder) != "scannet" or scale_file.exists():  # poses are estimated then
         align_source = "missing, identity used"
         detail = (
             f"{align_file} does not exist; the world stays as the poses have it, so boxes of "
             "aligned data do not fit; make the file with axis_align_pcd.py of GS-Reasoner"
         )
         faults.append(Fault(item="axis_align_matrix", code="axis_align_missing", detail=detail))
-    scale_file = _scale_file(job.folder, job.split, job.scene_id)
     if not scale_file.exists():
         return World(align=align, scale=1.0, align_source=align_source, scale_source="none")
     scale = float(read_numbers(inside(scale_file, job.folder), [(1, 1)])[0, 0])

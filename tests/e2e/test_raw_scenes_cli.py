@@ -327,9 +327,9 @@ def test_faults_of_an_arkit_recording_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dataset", "scale", "align"),
     [
-        ("scannetpp", None, f"{SCENE}_further_aligned_transform.txt"),
+        ("scannetpp", 2.5, f"{SCENE}_further_aligned_transform.txt"),
         ("arkitscenes", 0.5, f"{SCENE}_further_aligned_transform.txt"),
-        ("scannet", 2.5, "already in the poses"),
+        ("scannet", None, "already in the poses"),
     ],
 )
 def test_alignment_and_scale_of_a_processed_tree_bring_the_rooms_points_back(
@@ -375,6 +375,12 @@ def test_a_missing_alignment_is_said_and_colour_may_come_from_another_tree(
     facts = json.loads((data / "scenes" / SCENE / "scene.json").read_text())
     assert facts["axis_align"] == "missing, identity used"
     assert run("gs-reasoner", tmp_path / "raw", data, *colors, "--allow-skipped") == 0
+    estimated = write_processed(tmp_path / "estimated", "scannet", scale=2.0)
+    assert run("gs-reasoner", estimated, data) == 65
+    assert reasons(data) == {"axis_align_missing": 1}  # only the sensor's poses are aligned there
+    estimated.rename(tmp_path / "mine")
+    assert run("gs-reasoner", tmp_path / "mine", data) == 65
+    assert "whose name begins with" in capsys.readouterr().err
 
 
 def test_faults_of_a_processed_tree_are_named(tmp_path: Path) -> None:
