@@ -16,6 +16,7 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make chaos      kill processes of a run at random, SCENERL_CHAOS_KILLS (10) times"
 	@echo "make fuzz       coverage-guided fuzzing of the .sens reader (FUZZ_SECONDS=300)"
+	@echo "make fuzz       coverage-guided fuzzing of the binary and JSON readers (FUZZ_SECONDS=300)"
 	@echo "make setup      only install (EXTRA=cpu or gpu; found: $(EXTRA))"
 
 demo: $(INSTALLED)
@@ -33,6 +34,9 @@ chaos: $(INSTALLED)
 FUZZ_SECONDS ?= 300
 fuzz: $(INSTALLED)
 	$(BIN)/python tests/fuzz/fuzz_sens.py -max_total_time=$(FUZZ_SECONDS) .fuzz/sens
+	for what in depth poses trajectory boxes record tsv; do \
+	  $(BIN)/python tests/fuzz/fuzz_raw.py $$what -max_total_time=$(FUZZ_SECONDS) .fuzz/$$what || exit; \
+	done
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -3,7 +3,12 @@
 import argparse
 from pathlib import Path
 
-from scenerl.launch.preprocess_options import add_preview, progress
+from scenerl.launch.preprocess_options import (
+    add_allow_skipped,
+    add_preview,
+    progress,
+    report_skipped,
+)
 
 RGBD_EXAMPLES = """examples:
   a recording with its own instances.json and masks/ (queries are derived):
@@ -14,8 +19,8 @@ RGBD_EXAMPLES = """examples:
   several recordings at once, every third frame, and a picture to check the boxes:
     launch preprocess rgbd --input rec/a rec/b --output data/mine --every 3 --preview 2
 
-Frames with bad poses, images or depth are left out and listed in manifest.json. docs/data.md shows
-the folder layouts and the annotation file.
+Frames with bad poses, images or depth are left out and listed in manifest.json; the exit status is
+65 then, unless --allow-skipped. docs/data.md shows the folder layouts and the annotation file.
 """
 
 SCANNET_EXAMPLES = """examples:
@@ -77,6 +82,7 @@ def _add(
     parser.add_argument(
         "--every", type=int, default=every, help=f"keep each N-th good frame (default {every})"
     )
+    add_allow_skipped(parser)
     add_preview(parser)
     parser.set_defaults(run=_run)
 
@@ -94,14 +100,20 @@ def _run(arguments: argparse.Namespace) -> int:
     report = progress("recordings")
     prepared = prepare_recordings(arguments.input, arguments.output, config, progress=report)
     for made in prepared:
-        print(f"{made.scene.scene_id}: {made.scene.frames} frames, {len(made.samples)} samples")
+        if made.scene is not None:
+            print(f"{made.scene.scene_id}: {made.scene.frames} frames, {len(made.samples)} samples")
         for item in made.skipped[:10]:
             print(f"  left out: {item.item}: {item.reason} {item.detail}".rstrip())
         if len(made.skipped) > 10:
             print(f"  and {len(made.skipped) - 10} more, all in manifest.json")
     if arguments.preview:
         path = Path(arguments.output) / "preview.png"
-        folders = {f"scenes/{made.scene.scene_id}": list(made.samples) for made in prepared}
+        folders = {
+            f"scenes/{made.scene.scene_id}": list(made.samples)
+            for made in prepared
+            if made.scene is not None
+        }
         write_preview(path, arguments.output, folders, num_scenes=arguments.preview)
         print(f"picture: {path}")
-    return 0
+    skipped = [item for made in prepared for item in made.skipped]
+    return report_skipped(skipped, arguments, where="manifest.json", is_empty=False)

@@ -5,7 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scenerl.launch.exit_codes import BAD_DATA, DONE
-from scenerl.launch.preprocess_options import add_preview, progress
+from scenerl.launch.preprocess_options import (
+    add_allow_skipped,
+    add_preview,
+    image_size,
+    progress,
+)
 
 if TYPE_CHECKING:
     from scenerl.preprocess.scannet import PreparedScan
@@ -65,11 +70,22 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--split", default="train", help="split of all scans, without --splits (default train)"
     )
     parser.add_argument("--dataset", default="scannet", help="name in reports (default scannet)")
+    _add_choices(parser)
+    add_allow_skipped(parser)
+    add_preview(parser)
+    parser.set_defaults(run=_run)
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    """Add what a user may want otherwise."""
     parser.add_argument(
         "--every", type=int, default=15, help="keep frames 0, N, 2 N, ... (default 15)"
     )
     parser.add_argument(
-        "--resize", type=_size, metavar="WxH", help="size of the colour frames; default: as stored"
+        "--resize",
+        type=image_size,
+        metavar="WxH",
+        help="size of the colour frames; default: as stored",
     )
     parser.add_argument(
         "--no-axis-align",
@@ -83,15 +99,6 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="ScanRefer's boxes with its habits, or each object's own segments (docs/raw_data.md)",
     )
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
-    add_preview(parser)
-    parser.set_defaults(run=_run)
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 640x480")
-    return int(width), int(height)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -117,7 +124,8 @@ def _run(arguments: argparse.Namespace) -> int:
         _draw(Path(arguments.output), prepared, arguments.preview)
     done = sum(made.scene is not None for made in prepared)
     print(f"{done} of {len(prepared)} scans in {arguments.output}; all left out: manifest.json")
-    return BAD_DATA if any(made.faults for made in prepared) else DONE
+    is_broken = any(made.faults for made in prepared) and not arguments.allow_skipped
+    return BAD_DATA if is_broken or not done else DONE
 
 
 def _describe(made: "PreparedScan") -> None:

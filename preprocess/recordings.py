@@ -26,6 +26,9 @@ from scenerl.preprocess.store import SceneEntry, Skipped, write_samples
 
 logger = logging.getLogger(__name__)
 
+ORDINARY = ("pose_not_finite", "depth_empty", "never visible")
+"""What is left out of sound recordings as well; anything else means that something is broken."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecordingsConfig:
@@ -51,7 +54,8 @@ class RecordingsConfig:
 class Prepared:
     """What one recording yields."""
 
-    scene: SceneEntry
+    scene: SceneEntry | None
+    """None when the recording could not be used."""
     samples: tuple[Sample, ...]
     skipped: tuple[Skipped, ...]
 
@@ -147,21 +151,26 @@ def prepare_recording(
             sha256=folder_hash(folder),
             frames=len(frames),
         ),
-        samples=tuple(_samples(annotations, scene_id, config, scene.times_s(frames[0]))),
+        samples=tuple(make_samples(annotations, scene_id, config, scene.times_s(frames[0]))),
         skipped=tuple(skipped),
     )
 
 
 def _skip(config: RecordingsConfig, scene_id: str, item: str, reason: str, detail: str) -> Skipped:
     return Skipped(
-        dataset=config.dataset, scene_id=scene_id, item=item, reason=reason, detail=detail
+        dataset=config.dataset,
+        scene_id=scene_id,
+        item=item,
+        reason=reason,
+        detail=detail,
+        broken=reason not in ORDINARY,
     )
 
 
-def _samples(
+def make_samples(
     annotations: list[Annotation], scene_id: str, config: RecordingsConfig, start_s: float
 ) -> list[Sample]:
-    """Make samples; times count from the first frame that is kept."""
+    """Return the samples of a recording's queries; times count from the first kept frame."""
     samples = []
     for number, annotation in enumerate(annotations):
         target = annotation.target
@@ -188,6 +197,23 @@ def _samples(
     return samples
 
 
+def _try_recording(
+    source: Path, output: Path, config: RecordingsConfig, queries: Sequence[dict[str, Any]]
+) -> Prepared:
+    """Prepare a recording, or say why it cannot be used.
+
+    Raises:
+        DataError: If a query is wrong.
+    """
+    try:
+        return prepare_recording(source, output, config, queries)
+    except (DataError, OSError) as error:
+        if queries or (isinstance(error, OSError) and error.errno is not None):
+            raise  # the annotation file, or the machine
+        skip = _skip(config, scene_name(source), "recording", "recording_unusable", str(error))
+        return Prepared(scene=None, samples=(), skipped=(skip,))
+
+
 def prepare_recordings(
     sources: Sequence[str | Path],
     output: str | Path,
@@ -204,10 +230,10 @@ def prepare_recordings(
         progress: Called with (recordings done, recordings in all).
 
     Returns:
-        What each recording yielded.
+        What each recording yielded; one that cannot be used does not stop the others.
 
     Raises:
-        DataError: If an input is unusable or the annotations do not fit; nothing is recorded then.
+        DataError: If no input is usable or the annotations do not fit; nothing is recorded then.
     """
     root = Path(output)
     names = [scene_name(Path(source)) for source in sources]
@@ -218,22 +244,18 @@ def prepare_recordings(
     (root / "scenes").mkdir(parents=True, exist_ok=True)
     prepared = []
     for number, (name, source) in enumerate(zip(names, sources, strict=True), start=1):
-        made = prepare_recording(Path(source), root, config, queries.get(name, ()))
+        made = _try_recording(Path(source), root, config, queries.get(name, ()))
         prepared.append(made)
-        logger.info(
-            "%s: %d frames, %d left out, %d samples",
-            name,
-            made.scene.frames,
-            len(made.skipped),
-            len(made.samples),
-        )
+        logger.info("%s: %d left out, %d samples", name, len(made.skipped), len(made.samples))
         if progress is not None:
             progress(number, len(names))
+    if not any(made.scene for made in prepared):
+        raise DataError("; ".join(made.skipped[0].detail for made in prepared[:3]))
     write_samples(
         root,
         [sample for made in prepared for sample in made.samples],
         [item for made in prepared for item in made.skipped],
-        [made.scene for made in prepared],
+        [made.scene for made in prepared if made.scene is not None],
         replace="scenes",
     )
     return prepared

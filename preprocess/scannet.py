@@ -212,7 +212,7 @@ class _Work:
             return
         self._add(entry, scan.split, skipped)
 
-    def _keep(self, scan_id: str, split: str, skipped: list[dict[str, str]]) -> None:
+    def _keep(self, scan_id: str, split: str, skipped: list[dict[str, Any]]) -> None:
         """Take over a scan that an earlier call finished."""
         folder = self.root / "scenes" / scan_id
         times = json.loads((folder / "times.json").read_text())["times_s"]

@@ -50,5 +50,10 @@ class ScannetConfig:
 def skip(config: ScannetConfig, scan_id: str, item: str, reason: str, detail: str = "") -> Skipped:
     """Return a row of the manifest about something left out."""
     return Skipped(
-        dataset=config.dataset, scene_id=scan_id, item=item, reason=reason, detail=detail
+        dataset=config.dataset,
+        scene_id=scan_id,
+        item=item,
+        reason=reason,
+        detail=detail,
+        broken=reason not in ORDINARY,
     )

@@ -1,6 +1,5 @@
 """An RGB-D recording on disk, opened by reference: frames are decoded when asked for."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from scenerl.preprocess.records import Box3D, DataError, SceneObject
+from scenerl.preprocess.safe_files import read_json
 from scenerl.preprocess.scene_files import (
     Problem,
     SceneFiles,
@@ -27,11 +27,18 @@ MIN_GOOD_SHARE = 0.2
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) from an image's header."""
+    """Return (width, height) from an image's header.
+
+    Raises:
+        OSError: If it is not an image, or claims so many pixels that Pillow refuses it.
+    """
     from PIL import Image
 
-    with Image.open(path) as image:
-        return (image.width, image.height)
+    try:
+        with Image.open(path) as image:
+            return (image.width, image.height)
+    except Image.DecompressionBombError as error:
+        raise OSError(str(error)) from error
 
 
 class Scene:
@@ -61,8 +68,8 @@ class Scene:
         self._times_s = read_times(files.root, sorted(files.color), files.facts.get("fps"))
         self._poses: dict[int, np.ndarray] = {}
         problems = list(files.problems)
-        self.color_size = _usual_size(files.color)
-        self.depth_size = _usual_size(files.depth)
+        self.color_size = usual_size(files.color)
+        self.depth_size = usual_size(files.depth)
         for index in sorted(files.color.keys() | files.depth.keys() | files.pose.keys()):
             found = self._check_frame(index)
             if found is not None:
@@ -248,7 +255,7 @@ def direction(value: Any) -> np.ndarray:
     return np.asarray(vector / np.linalg.norm(vector))
 
 
-def _usual_size(paths: dict[int, Path]) -> tuple[int, int]:
+def usual_size(paths: dict[int, Path]) -> tuple[int, int]:
     """Return the most frequent (width, height) of readable images; (0, 0) when there is none."""
     counts: dict[tuple[int, int], int] = {}
     for path in paths.values():
@@ -264,8 +271,8 @@ def _instances_json(root: Path) -> dict[str, Any]:
     path = root / "instances.json"
     if not path.is_file():
         return {}
-    content = json.loads(path.read_text())
-    if not isinstance(content, dict) or not isinstance(content.get("instances"), list):
+    content: dict[str, Any] = read_json(path, dict)
+    if not isinstance(content.get("instances"), list):
         raise DataError(f'{path}: expected {{"instances": [{{"id": 1, "label": "sofa"}}, ...]}}')
     return content
 
@@ -286,13 +293,15 @@ def object_rows(root: Path) -> list[dict[str, Any]]:
     ScanNet's aggregation counts objects from 0, its instance images from 1.
     """
     if (root / "objects.json").is_file():
-        rows: list[dict[str, Any]] = json.loads((root / "objects.json").read_text())
+        rows: list[dict[str, Any]] = read_json(root / "objects.json", list)
         return rows
     if (root / "instances.json").is_file():
         rows = _instances_json(root)["instances"]
         return [{**row, "box_world": row.get("aabb_world", row.get("aabb"))} for row in rows]
     for path in sorted(root.glob("*.aggregation.json")):
-        groups = json.loads(path.read_text())["segGroups"]
+        groups = read_json(path, dict).get("segGroups")
+        if not isinstance(groups, list):
+            raise DataError(f"{path}: expected a list segGroups")
         return [{"id": group["objectId"] + 1, "label": group["label"]} for group in groups]
     return []
 

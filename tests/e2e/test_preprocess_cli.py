@@ -31,7 +31,8 @@ def test_a_recording_from_the_command_line(
     (folder / "depth" / "00009.png").unlink()
     data = str(tmp_path / "data")
     line = ["preprocess", "rgbd", "--input", str(folder), "--output", data, "--split", "test"]
-    assert main([*line, "--preview", "1"]) == 0
+    assert main([*line, "--preview", "1"]) == 65
+    assert main([*line, "--preview", "1", "--allow-skipped"]) == 0
     out = capsys.readouterr().out
     assert "lab: 15 frames" in out
     assert "frame 9: depth_missing" in out
@@ -65,3 +66,24 @@ def test_a_real_recording_from_the_command_line(tmp_path: Path) -> None:
     assert {s.question for s in samples} > {"the red and black backpack"}
     manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
     assert manifest["scenes"][0]["frames"] == 25
+
+
+def test_a_broken_recording_is_listed_and_the_others_are_prepared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, cut, latin = (write_minimal(tmp_path / name) for name in ("good", "cut", "latin"))
+    write_instances(good)
+    (cut / "instances.json").write_text('{"instances": [')
+    (latin / "scene.json").write_bytes(b'{"up": "\xe9"}')
+    for number in range(3):
+        (tmp_path / "good" / "color" / f"{3 * number:05d}.jpg").write_bytes(b"")
+    data = tmp_path / "data"
+    folders = [str(good), str(cut), str(latin)]
+    assert main(["preprocess", "rgbd", "--input", *folders, "--output", str(data)]) == 65
+    manifest = json.loads((data / "manifest.json").read_text())
+    assert [row["scene_id"] for row in manifest["scenes"]] == ["good"]
+    assert manifest["skipped_reasons"] == {"image_unreadable": 3, "recording_unusable": 2}
+    details = {row["scene_id"]: row["detail"] for row in manifest["skipped"]}
+    assert "instances.json: line 1" in details["cut"]
+    assert "scene.json" in details["latin"]
+    assert read_samples(data, "train")
