@@ -29,6 +29,8 @@ class Skipped:
     reason: str
     """Short and countable."""
     detail: str = ""
+    broken: bool = False
+    """True for what the owner of the data would call broken; False for documented properties."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
