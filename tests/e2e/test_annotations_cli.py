@@ -3,12 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from annotation_files import FILES, SCENE, write_file
 
 from scenerl.launch.cli import main
 from scenerl.preprocess.annotation_formats import FORMATS
 from scenerl.preprocess.records import Sample
 from scenerl.preprocess.store import read_manifest, read_samples
-from tests.annotation_files import FILES, SCENE, write_file
 
 FILE_OF = {"beacon3d": "beacon3d-qa", "beacon3d_grounding": "beacon3d-grounding"}
 

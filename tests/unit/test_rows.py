@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from annotation_files import SCANREFER, SCENE, write_file
 
 from scenerl.preprocess.records import DataError
 from scenerl.preprocess.rows import Rows
@@ -18,7 +19,6 @@ from scenerl.preprocess.rows_sceneparser import read_sceneparser
 from scenerl.preprocess.rows_sqa3d import read_sqa3d
 from scenerl.preprocess.rows_temporal import read_temporal
 from scenerl.preprocess.rows_vsibench import read_vsibench
-from tests.annotation_files import SCANREFER, SCENE, write_file
 
 READERS: dict[str, Callable[[Path], Rows[Any]]] = {
     "scanrefer": read_scanrefer,
