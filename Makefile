@@ -7,12 +7,13 @@ INSTALLED := .venv/.installed-$(EXTRA)
 # Start-up of torch and vLLM is mostly compiling bytecode where none is kept.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-slow lint setup system clean
+.PHONY: help demo test test-slow fuzz lint setup system clean
 
 help:
 	@echo "make demo       train both stages on synthetic rooms, ground in 3D, write runs/demo/report.html"
 	@echo "make test       lint, type check, default tests"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make fuzz       coverage-guided fuzzing of the binary and JSON readers (FUZZ_SECONDS=300)"
 	@echo "make setup      only install (EXTRA=cpu or gpu; found: $(EXTRA))"
 
 demo: $(INSTALLED)
@@ -23,6 +24,13 @@ test: $(INSTALLED) lint
 
 test-slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not multinode"
+
+FUZZ_SECONDS ?= 300
+fuzz: $(INSTALLED)
+	$(BIN)/python tests/fuzz/fuzz_sens.py -max_total_time=$(FUZZ_SECONDS) .fuzz/sens
+	for what in depth poses trajectory boxes record tsv; do \
+	  $(BIN)/python tests/fuzz/fuzz_raw.py $$what -max_total_time=$(FUZZ_SECONDS) .fuzz/$$what || exit; \
+	done
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

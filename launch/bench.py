@@ -23,6 +23,10 @@ BENCHES: dict[str, tuple[str, str]] = {
         "scenerl.launch.bench_decode",
         "video frames: our choice of decoder against each",
     ),
+    "sens": (
+        "scenerl.launch.bench_sens",
+        "a ScanNet recording to a scene folder, against decoding and encoding every image",
+    ),
 }
 """Name -> module with `comparisons(settings)` and `PACKAGES`, and what is compared."""
 

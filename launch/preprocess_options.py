@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
 def progress(unit: str) -> Callable[[int, int], None]:
     """Return a reporter of (done, total) that prints about twenty lines, with the time left."""
-    start = time.monotonic()
+    start, printed = time.monotonic(), 0
 
     def report(done: int, total: int) -> None:
+        nonlocal printed
         step = max(1, total // 20)
-        if done % step and done != total:
+        if done // step == printed // step and done != total:
             return
+        printed = done
         spent = time.monotonic() - start
         left = spent / done * (total - done)
         print(f"{done}/{total} {unit}, {spent:.0f} s, about {left:.0f} s left", flush=True)

@@ -15,7 +15,7 @@ from scenerl.launch.preprocess_options import (
 )
 
 if TYPE_CHECKING:
-    from scenerl.preprocess.raw_scenes import PreparedScene
+    from scenerl.preprocess.raw_scenes import Convert, Fault, PreparedScene, SceneJob
 
 SCANNETPP_EXAMPLES = """examples:
   the training and validation scenes of the official lists, two frames a second:
@@ -57,6 +57,12 @@ makes the exit status 65.
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommands."""
+    _add_scannetpp(commands)
+    _add_arkitscenes(commands)
+    _add_gs_reasoner(commands)
+
+
+def _add_scannetpp(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = _add(
         commands,
         "scannetpp",
@@ -84,6 +90,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--no-objects", action="store_true", help="leave the mesh alone")
     parser.set_defaults(run=_run_scannetpp)
+
+
+def _add_arkitscenes(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = _add(
         commands,
         "arkitscenes",
@@ -101,6 +110,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     _add_every(parser, 5, "frame that has depth")
     parser.set_defaults(run=_run_arkitscenes)
+
+
+def _add_gs_reasoner(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = _add(
         commands,
         "gs-reasoner",
@@ -147,7 +159,6 @@ def _add_every(parser: argparse.ArgumentParser, default: int, what: str) -> None
 
 
 def _run_scannetpp(arguments: argparse.Namespace) -> int:
-    from scenerl.preprocess.raw_scenes import prepare_scenes
     from scenerl.preprocess.scannetpp import ScannetppConfig, convert, find_scenes
 
     config = ScannetppConfig(
@@ -156,78 +167,65 @@ def _run_scannetpp(arguments: argparse.Namespace) -> int:
         resize=arguments.resize,
         objects=not arguments.no_objects,
     )
-    jobs, faults = find_scenes(
+    found = find_scenes(
         Path(arguments.input),
         splits=arguments.splits,
         scenes=arguments.scenes,
         split=arguments.split,
     )
-    prepared = prepare_scenes(
-        jobs,
-        arguments.output,
-        functools.partial(convert, config=config),
-        dataset=arguments.dataset,
-        settings=config,
-        workers=arguments.workers,
-        faults=faults,
-        progress=progress("scenes"),
-    )
-    return _finish(prepared, arguments)
+    return _prepare(found, functools.partial(convert, config=config), config, arguments)
 
 
 def _run_arkitscenes(arguments: argparse.Namespace) -> int:
     from scenerl.preprocess.arkitscenes import ArkitConfig, convert, find_recordings
-    from scenerl.preprocess.raw_scenes import prepare_scenes
 
     config = ArkitConfig(every=arguments.every)
-    jobs, faults = find_recordings(
+    found = find_recordings(
         Path(arguments.input),
         folds=arguments.folds,
         videos=arguments.videos,
         split=arguments.split,
     )
-    prepared = prepare_scenes(
-        jobs,
-        arguments.output,
-        functools.partial(convert, config=config),
-        dataset=arguments.dataset,
-        settings=config,
-        workers=arguments.workers,
-        faults=faults,
-        progress=progress("recordings"),
-    )
-    return _finish(prepared, arguments)
+    return _prepare(found, functools.partial(convert, config=config), config, arguments)
 
 
 def _run_gs_reasoner(arguments: argparse.Namespace) -> int:
     from scenerl.preprocess.gs_reasoner import GsReasonerConfig, convert, find_scenes
-    from scenerl.preprocess.raw_scenes import prepare_scenes
 
     config = GsReasonerConfig(
         every=arguments.every,
         color_root=None if arguments.color is None else Path(arguments.color),
     )
-    jobs, faults = find_scenes(
+    found = find_scenes(
         Path(arguments.input),
         config,
         datasets=arguments.datasets,
         splits=arguments.splits,
         scenes=arguments.scenes,
     )
+    return _prepare(found, functools.partial(convert, config=config), config, arguments)
+
+
+def _prepare(
+    found: "tuple[list[SceneJob], list[tuple[str, Fault]]]",
+    convert: "Convert",
+    settings: object,
+    arguments: argparse.Namespace,
+) -> int:
+    """Convert what was found, say what came of it, and return the exit code."""
+    from scenerl.preprocess.raw_scenes import prepare_scenes
+
+    jobs, faults = found
     prepared = prepare_scenes(
         jobs,
         arguments.output,
-        functools.partial(convert, config=config),
+        convert,
         dataset=arguments.dataset,
-        settings=config,
+        settings=settings,
         workers=arguments.workers,
         faults=faults,
         progress=progress("scenes"),
     )
-    return _finish(prepared, arguments)
-
-
-def _finish(prepared: "Sequence[PreparedScene]", arguments: argparse.Namespace) -> int:
     for made in prepared:
         if made.scene is not None:
             state = ", there already" if made.kept else ""

@@ -42,11 +42,12 @@ def write_preview(
 def _scene_row(folder: Path, samples: Sequence[Sample]) -> np.ndarray:
     from PIL import Image, ImageDraw
 
-    indices = sorted(int(file.stem) for file in (folder / "color").iterdir())
+    files = {int(file.stem): file for file in (folder / "color").iterdir()}
+    indices = sorted(files)
     picks = np.linspace(0, len(indices) - 1, FRAMES_PER_SCENE).round().astype(int)
     tiles = []
     for index in (indices[pick] for pick in picks):
-        stored = Image.open(folder / "color" / f"{index}.jpg")
+        stored = Image.open(files[index])
         scale = FRAME_WIDTH / stored.width
         image = stored.resize((FRAME_WIDTH, round(stored.height * scale)))
         draw = ImageDraw.Draw(image)

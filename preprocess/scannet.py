@@ -144,7 +144,8 @@ class _Work:
             self.done[scan_id] += len(stretch.indices)
             if not self.missing[scan_id]:
                 self._finish(self.scans.pop(scan_id))
-            progress(self.done.total(), max(1, sum(self.frames.values())))
+            if self.done.total():
+                progress(self.done.total(), sum(self.frames.values()))
 
     def _run(self, stretches: Iterator[Stretch]) -> Iterator[tuple[Stretch, DataError | None]]:
         """Yield every stretch when it is done, with the error that ended it."""

@@ -124,7 +124,7 @@ def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
     import open3d as o3d
 
     with o3d.utility.VerbosityContextManager(o3d.utility.VerbosityLevel.Error):
-        mesh = o3d.io.read_triangle_mesh(str(path))
+        mesh = o3d.io.read_triangle_mesh(path)
     vertices = np.asarray(mesh.vertices).astype(np.float32)
     triangles = np.asarray(mesh.triangles).astype(np.int32)
     if not len(vertices) or not len(triangles):
@@ -142,7 +142,8 @@ def align(vertices: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
         return vertices
     points = np.ones((len(vertices), 4))
     points[:, :3] = vertices
-    return np.dot(points, matrix.transpose())[:, :3].astype(np.float32)
+    moved: np.ndarray = np.dot(points, matrix.transpose())[:, :3].astype(np.float32)
+    return moved
 
 
 class _Vertices:

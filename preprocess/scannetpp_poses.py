@@ -13,6 +13,7 @@ world-to-camera in the same world. transforms.json has OpenGL camera axes *and* 
 rows are (y, x, -z) of the mesh's.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,10 +116,9 @@ def _read_imu(path: Path) -> CameraTrack:
             detail = f"{path}: {name}: no aligned_pose of 4x4 with an intrinsic of 3x3"
             faults.append(Fault(item=f"frame {index}", code="pose_entry", detail=detail))
             continue
-        is_time = isinstance(time_s, int | float) and np.isfinite(time_s)
-        frames[index] = CameraFrame(
-            camera_to_world=pose, intrinsics=K, time_s=float(time_s) if is_time else None
-        )
+        if not isinstance(time_s, int | float) or not math.isfinite(time_s):
+            time_s = None
+        frames[index] = CameraFrame(camera_to_world=pose, intrinsics=K, time_s=time_s)
     return CameraTrack(frames=frames, faults=tuple(faults), size=None, distortion={})
 
 

@@ -25,27 +25,21 @@ from scenerl.preprocess.safe_files import FileError
 T = TypeVar("T")
 
 
-def _no_constant(name: str) -> Any:
-    raise FileError("not_finite", f"{name} is no JSON; expected finite numbers")
-
-
 def parse_record(line: bytes) -> dict[str, Any]:
     """Return the JSON object of one line.
 
     Raises:
-        FileError: not_utf8, json, json_kind or not_finite.
+        FileError: not_utf8, json or json_kind.
     """
     try:
         text = line.decode("utf-8").strip()
-        value = json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text)
     except UnicodeDecodeError as error:
         raise FileError("not_utf8", f"byte {error.start} of the line is not UTF-8") from error
     except json.JSONDecodeError as error:
         cut = "; the line is cut off" if error.pos >= len(text) else ""
         raise FileError("json", f"column {error.colno}: {error.msg}{cut}") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, FileError):
-            raise
+    except (ValueError, RecursionError) as error:  # a number of too many digits, too deep
         raise FileError("json", f"{error}") from error
     if not isinstance(value, dict):
         raise FileError("json_kind", f"found {type(value).__name__}, expected an object")

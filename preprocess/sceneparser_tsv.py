@@ -111,13 +111,15 @@ def convert_line(line: Line, *, images: Path, copy_jpeg: bool) -> Converted:
         annotation = to_annotation(record)
         path = local_path(record.get("image_path"), images)
         jpeg = encode_image(path, copy_jpeg=copy_jpeg)
-        text = json.dumps(annotation, ensure_ascii=False).encode("utf-8")
+        text = json.dumps(annotation, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except FileError as error:
         return replace(made, error=(error.code, str(error)))
     except RecursionError:
         return replace(made, error=("record", "nested too deep"))
     except UnicodeEncodeError as error:
         return replace(made, error=("not_utf8", f"half a surrogate pair: {error.reason}"))
+    except ValueError as error:  # the converter writes NaN, which is no JSON
+        return replace(made, error=("not_finite", f"{error}; expected finite numbers"))
     return replace(made, image=base64.b64encode(jpeg), annotation=text)
 
 

@@ -195,7 +195,7 @@ class SensFile:
 
     def _read(self, offset: int, count: int) -> bytes:
         """Return up to `count` bytes; fewer only where the file ends."""
-        parts = []
+        parts, count = [], min(count, self._size - offset)
         while count > 0:
             part = os.pread(self._file, count, offset)
             if not part:
@@ -216,7 +216,7 @@ class SensFile:
                     f"found version {version}, expected 4 (or 3); is this a .sens file?",
                 )
         name_bytes = int.from_bytes(start[4:12], "little")
-        if len(start) == 12 and name_bytes > MAX_NAME_BYTES:
+        if name_bytes > MAX_NAME_BYTES:
             raise self.error(
                 "sens_header",
                 4,

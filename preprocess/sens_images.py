@@ -2,7 +2,6 @@
 
 import io
 import warnings
-import zlib
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ def read_depth(sens: SensFile, index: int) -> np.ndarray:
     Raises:
         SensError: If it cannot be decoded, or holds fewer or more pixels than the header says.
     """
-    from isal import isal_zlib
+    from isal import igzip_lib, isal_zlib
 
     width, height = sens.header.depth_size
     stored = sens.depth_bytes(index)
@@ -35,7 +34,7 @@ def read_depth(sens: SensFile, index: int) -> np.ndarray:
         inflate = isal_zlib.decompressobj()
         try:
             pixels = inflate.decompress(stored, expected + 1)
-        except (zlib.error, isal_zlib.IsalError) as error:
+        except igzip_lib.IsalError as error:  # type: ignore[misc]  # the stub has an instance
             text = f"the depth of frame {index} cannot be inflated: {error}"
             raise sens.error("depth_unreadable", at, text) from error
         if not inflate.eof and len(pixels) <= expected:
