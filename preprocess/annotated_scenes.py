@@ -80,15 +80,25 @@ class PreparedScenes:
         row = self._entries.get(scene_id)
         return None if row is None else SceneEntry(**row)
 
-    def bring(self, scene_id: str, output: Path) -> None:
-        """Make the scene stand in another data folder too, its files linked where possible."""
+    def bring(self, scene_id: str, output: Path, *, known_sha256: str | None) -> None:
+        """Make the scene stand in another data folder too, its files linked where possible.
+
+        Args:
+            scene_id: Which.
+            output: The other folder; may be this one.
+            known_sha256: Of the scene that stands there; an equal one is kept.
+        """
         source, target = self.root / "scenes" / scene_id, output / "scenes" / scene_id
-        if target.exists():
+        is_same = target.exists() and source.resolve() == target.resolve()
+        entry = self.entry(scene_id)
+        if is_same or (target.exists() and entry is not None and entry.sha256 == known_sha256):
             return
         partial = target.with_name(f".partial-{scene_id}-{os.getpid()}")
         shutil.rmtree(partial, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, partial, copy_function=link_or_copy)
+        if target.exists():
+            shutil.rmtree(target)
         partial.rename(target)
 
 

@@ -205,11 +205,15 @@ def _require_samples(result: PreparedAnnotations, path: Path) -> None:
 def _write(result: PreparedAnnotations, places: Places) -> None:
     names = dict.fromkeys(s.scene_id for s in result.samples if s.media.scene is not None)
     scenes = places.scenes
+    there: dict[str, str] = {}
+    if (places.output / "manifest.json").is_file():
+        rows = read_manifest(places.output).get("scenes", ())
+        there = {row["scene_id"]: row["sha256"] for row in rows}
     entries = []
     for name in names:
         assert scenes is not None
         assert name is not None
-        scenes.bring(name, places.output)
+        scenes.bring(name, places.output, known_sha256=there.get(name))
         entry = scenes.entry(name)
         if entry is not None:
             entries.append(entry)

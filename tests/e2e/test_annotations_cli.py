@@ -252,6 +252,18 @@ def test_a_scene_stays_in_one_split(rooms: Path, tmp_path: Path) -> None:
     assert (out / "manifest.json").read_bytes() == before
 
 
+def test_a_scene_that_was_prepared_again_is_brought_again(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    sizes = ("--train", 0, "--val", 1, "--test", 0, "--frames", 6)
+    for seed in (0, 1):
+        assert preprocess("rooms", "--output", data, *sizes, "--seed", seed) == 0
+        file = exported(data, "scanrefer", tmp_path) / "ScanRefer_filtered_val.json"
+        assert preprocess("scanrefer", "--input", file, "--scenes", data, "--output", out) == 0
+        for name in ("objects.json", "color/0.jpg"):
+            path = Path("scenes") / "room_val_00000" / name
+            assert (out / path).read_bytes() == (data / path).read_bytes()
+
+
 def test_a_missing_file_says_where_it_comes_from(
     rooms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,3 +278,55 @@ def test_a_missing_file_says_where_it_comes_from(
 
 def test_every_format_has_a_file_to_test_with() -> None:
     assert {FILE_OF.get(name, name) for name in FORMATS} == set(FILES)
+
+
+@pytest.mark.slow
+def test_a_cold_start_is_taught_the_replies_of_the_file(rooms: Path, tmp_path: Path) -> None:
+    from tiny_checkpoint import tiny_checkpoint
+
+    from scenerl.configs.load import load_config
+    from scenerl.rl.sft import SftDataset
+    from scenerl.rollout.encode import Encoder
+
+    file = write_file(tmp_path, "scenecot")
+    scene = sorted(path.name for path in (rooms / "scenes").iterdir())[0]
+    file.write_text(file.read_text().replace(SCENE, scene))
+    out = tmp_path / "out"
+    assert preprocess("scenecot", "--input", file, "--scenes", rooms, "--output", out) == 0
+    tiny_checkpoint(tmp_path / "model")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "extends: base.yaml\nname: thoughts\n"
+        f"output_dir: {tmp_path}\n"
+        f"model: {{path: {tmp_path}/model, dtype: float32}}\n"
+        f"data: {{path: {out}}}\n"
+        "sft:\n"
+        "  max_steps: 1\n  batch_size: 1\n  num_workers: 0\n"
+        "  envs: [{name: video_qa, num_frames: 2, video_total_pixels: 12544, "
+        "video_min_pixels: 784}]\n"
+        "train: {save_steps: 1}\n"
+    )
+    assert main(["sft", "--config", str(recipe)]) == 0
+    data = SftDataset(load_config(str(recipe)), str(tmp_path / "model"))
+    example, _ = data[0][0]
+    tokens = Encoder(str(tmp_path / "model")).tokenizer
+    reply = read_samples(out, "train")[0].target.completion
+    assert reply is not None
+    assert "<think_type>" in reply
+    assert reply in tokens.decode(example.completion_ids)
+
+
+def test_bytes_that_are_not_utf8_are_reported_and_the_rest_is_prepared(
+    rooms: Path, tmp_path: Path
+) -> None:
+    path = exported(rooms, "scanqa", tmp_path) / "ScanQA_v1.0_val.json"
+    count = len(json.loads(path.read_text()))
+    raw = path.read_bytes().replace(b"color", b"colo\xe9r", 1)
+    path.write_bytes(raw[: raw.rindex(b"{") + 20])
+    out = tmp_path / "out"
+    assert preprocess("scanqa", "--input", path, "--scenes", rooms, "--output", out) == 65
+    manifest = read_manifest(out)
+    assert manifest["skipped_reasons"] == {"cut off": 1, "not UTF-8": 1}
+    assert manifest["splits"]["val"]["samples"] == count - 2
+    cut = next(row for row in manifest["skipped"] if row["reason"] == "cut off")
+    assert "byte" in cut["item"]
