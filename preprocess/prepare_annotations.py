@@ -84,7 +84,7 @@ def prepare_annotations(
     read, draft = kind.load()
     rows: Rows[Row] = read(config.input)
     split = config.split or split_of(config.input.name)
-    taken = _taken_scenes(config.output, kind.name, split)
+    taken = _taken_scenes(config.output, split)
     wanted = _wanted_scenes(config.scene_list)
     samples: list[Sample] = []
     skipped = [
@@ -143,7 +143,7 @@ def _places(kind: Format, config: AnnotationsConfig) -> Places:
     return Places(output=config.output, scenes=scenes, media=config.media)
 
 
-def _taken_scenes(output: Path, dataset: str, split: str) -> dict[str, str]:
+def _taken_scenes(output: Path, split: str) -> dict[str, str]:
     """Return scene -> split of what is in the output and stays there under another split."""
     if not (output / "manifest.json").is_file():
         return {}

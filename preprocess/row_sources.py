@@ -15,6 +15,9 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _NEXT_OBJECT = re.compile(r"\}\s*,\s*(?=\{)")
 _NEXT_MEMBER = re.compile(r"[\}\]]\s*,\s*(?=\")")
 _DECODER = json.JSONDecoder()
+_NO_COMMA = "Expecting ',' or the end"
+MAX_BROKEN = 1000
+"""Reading a list stops after so many values that are no JSON."""
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -73,68 +76,90 @@ def _after_space(content: str, position: int) -> int:
     return match.end()
 
 
-def _byte(content: str, position: int) -> int:
-    return len(content[:position].encode("utf-8", "surrogateescape"))
+class _JsonText:
+    """The text of a JSON file, read element by element."""
+
+    def __init__(self, content: str) -> None:
+        self.content = content
+        self.end = len(content.rstrip())
+        self.is_open = content[self.end - 1 : self.end] not in ("]", "}")
+        self._known = (0, 0)
+        self.broken = 0
+
+    def byte(self, position: int) -> int:
+        """Return the byte of a character; positions must not decrease."""
+        at, byte = self._known
+        byte += len(self.content[at:position].encode("utf-8", "surrogateescape"))
+        self._known = (max(at, position), byte)
+        return byte
+
+    def member_name(self, position: int) -> tuple[str, int]:
+        """Return the name of an object's member and where its value starts."""
+        name, position = _DECODER.raw_decode(self.content, position)
+        position = _after_space(self.content, position)
+        if not isinstance(name, str) or self.content[position : position + 1] != ":":
+            raise json.JSONDecodeError("Expecting a name and ':'", self.content, position)
+        return name, _after_space(self.content, position + 1)
+
+    def after_value(self, position: int, closing: str) -> int:
+        """Return where the next element, or the closing bracket, stands."""
+        position = _after_space(self.content, position)
+        if self.content[position : position + 1] == ",":
+            return position + 1
+        if self.content[position : position + 1] != closing:
+            raise json.JSONDecodeError(_NO_COMMA, self.content, position)
+        return position
+
+    def resume(self, where: int, problem: Exception, *, is_object: bool) -> tuple[RowError, int]:
+        """Return the error of a value and where the next one starts, -1 when there is none."""
+        at = getattr(problem, "pos", where)
+        message = getattr(problem, "msg", str(problem))
+        self.broken += 1
+        if self.broken > MAX_BROKEN:
+            detail = f"more than {MAX_BROKEN} values are no JSON; the rest is not read"
+            return RowError("not JSON", detail), -1
+        if message == _NO_COMMA and self.content[at : at + 1] == ('"' if is_object else "{"):
+            return RowError("not JSON", "expected ',' between two values"), at
+        pattern = _NEXT_MEMBER if is_object else _NEXT_OBJECT
+        following = pattern.search(self.content, max(where, at - 1))
+        if at >= self.end or (following is None and self.is_open):
+            return RowError("cut off", "the file ends inside this value; is it complete?"), -1
+        return RowError("not JSON", message), -1 if following is None else following.end()
 
 
 def _elements(content: str, start: int, *, is_whole_file: bool) -> Iterator[Item]:
-    is_object = content[start] == "{"
+    """Yield the elements of a list or object, and an error for every place that is none."""
+    text, is_object = _JsonText(content), content[start] == "{"
     closing, position, number = ("}" if is_object else "]"), start + 1, 0
     seen: set[str] = set()
     while True:
-        position = _after_space(content, position)
+        position = where = _after_space(content, position)
         if content[position : position + 1] == closing:
             break
-        where = position
-        name, value, error = "", None, None
+        name = ""
         try:
             if is_object:
-                name, position = _member_name(content, position)
+                name, position = text.member_name(position)
             value, position = _DECODER.raw_decode(content, position)
-            position = _after_space(content, position)
-            if content[position : position + 1] == ",":
-                position += 1
-            elif content[position : position + 1] != closing:
-                raise json.JSONDecodeError("Expecting ',' or the end", content, position)
+            error = None
+            if is_object and name in seen:
+                error = RowError("duplicate id", f"the key {found(name)} is there before")
+            seen.add(name)
+            yield Item(location=f"row {number}", number=number, value=value, key=name, error=error)
+            number += 1
+            where = position
+            position = text.after_value(position, closing)
         except (ValueError, RecursionError) as problem:
-            error, position = _resume(content, where, problem, is_object)
-        if is_object and name in seen and error is None:
-            error = RowError("duplicate id", f"the key {found(name)} is there before")
-        seen.add(name)
-        location = (
-            f"row {number}" if error is None else f"row {number}, byte {_byte(content, where)}"
-        )
-        yield Item(location=location, number=number, value=value, key=name, error=error)
-        number += 1
+            wrong, position = text.resume(where, problem, is_object=is_object)
+            location = f"row {number}, byte {text.byte(where)}"
+            yield Item(location=location, number=number, error=wrong)
+            number += 1
         if position < 0:
             return
-    rest = content[position + 1 :].strip()
+    rest = content[position + 1 : position + 100].strip()
     if rest and is_whole_file:
-        error = RowError("not JSON", f"{found(rest)} stands after the end of the data")
-        yield Item(location=f"byte {_byte(content, position + 1)}", number=number, error=error)
-
-
-def _member_name(content: str, position: int) -> tuple[str, int]:
-    name, position = _DECODER.raw_decode(content, position)
-    position = _after_space(content, position)
-    if not isinstance(name, str) or content[position : position + 1] != ":":
-        raise json.JSONDecodeError("Expecting a name and ':'", content, position)
-    return name, _after_space(content, position + 1)
-
-
-def _resume(content: str, where: int, problem: Exception, is_object: bool) -> tuple[RowError, int]:
-    """Return the error of a value and where the next one starts, -1 when there is none."""
-    at = getattr(problem, "pos", where)
-    following = (_NEXT_MEMBER if is_object else _NEXT_OBJECT).search(content, max(where, at - 1))
-    if at >= len(content.rstrip()) or (following is None and _is_open(content, where)):
-        return RowError("cut off", "the file ends inside this value; is it complete?"), -1
-    detail = f"{getattr(problem, 'msg', problem)} at byte {_byte(content, at)}"
-    return RowError("not JSON", detail), -1 if following is None else following.end()
-
-
-def _is_open(content: str, where: int) -> bool:
-    """Whether the file ends without closing what is open."""
-    return content.rstrip()[-1:] not in ("]", "}") and where < len(content)
+        wrong = RowError("not JSON", f"{found(rest)} stands after the end of the data")
+        yield Item(location=f"byte {text.byte(position + 1)}", number=number, error=wrong)
 
 
 def json_lines(path: str | Path) -> Iterator[Item]:

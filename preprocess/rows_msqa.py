@@ -121,7 +121,7 @@ def _row(raw: Mapping[str, Any], number: int) -> MSQARow:
         answers = [answers]
     if not answers:
         raise RowError("no answer", "answers is an empty list")
-    situations = raw.get("situation") or ()
+    situations = raw.get("situation") or []
     if isinstance(situations, str):
         situations = [situations]
     thought = optional_text(raw, "raw_thought")
@@ -129,7 +129,7 @@ def _row(raw: Mapping[str, Any], number: int) -> MSQARow:
         number=number,
         index=None if raw.get(index) is None else key_text(raw, index),
         scan_id=text(raw, "scan_id" if "scan_id" in raw else "scene_id"),
-        situations=tuple(as_text(s, "situation", empty=True) for s in situations),
+        situations=texts(situations, "situation"),
         location_m=_vector(raw, ("location", "position")),
         orientation=_orientation(raw),
         question=text(raw, "question"),

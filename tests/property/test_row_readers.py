@@ -131,7 +131,9 @@ def test_every_row_before_a_cut_is_read(cut: int, count: int) -> None:
     row = FILES["scanrefer"][1][0]
     parts = [json.dumps({**row, "ann_id": str(n)}) for n in range(count)]
     whole = "[" + ",".join(parts) + "]"
-    at = 1 + cut % len(whole)
+    starts = [1 + sum(map(len, parts[:n])) + n for n in range(count)]
+    borders = sorted({at for start in starts for at in (start - 1, start, start + 1)})
+    at = 1 + cut % len(whole) if cut % 2 else max(1, borders[cut // 2 % len(borders)])
     rows = read("scanrefer", whole[:at].encode())
     assert rows is not None
     ends = [1 + sum(map(len, parts[: n + 1])) + n for n in range(count)]

@@ -95,7 +95,23 @@ def test_a_list_that_is_cut_off_gives_the_rows_before_the_cut(tmp_path: Path) ->
 def test_a_cut_between_rows_is_seen(tmp_path: Path) -> None:
     content = json.dumps(rows_of(2)).encode()
     rows = read_scanrefer(write(tmp_path, content[:-1]))
+    assert [row.ann_id for row in rows.rows] == ["0", "1"]
     assert rows.reasons() == {"cut off": 1}
+
+
+def test_a_missing_comma_costs_no_row(tmp_path: Path) -> None:
+    content = json.dumps(rows_of(4)).encode().replace(b"}, {", b"} {", 1)
+    rows = read_scanrefer(write(tmp_path, content))
+    assert [row.ann_id for row in rows.rows] == ["0", "1", "2", "3"]
+    assert rows.reasons() == {"not JSON": 1}
+
+
+def test_a_list_of_nothing_but_broken_values_is_given_up(tmp_path: Path) -> None:
+    content = ("[" + ",".join(["{oops é}"] * 20_000) + "]").encode()
+    rows = read_scanrefer(write(tmp_path, content))
+    assert rows.reasons() == {"not JSON": 1001}
+    assert rows.skipped[999].location == f"row 999, byte {1 + 999 * 10}"
+    assert "the rest is not read" in rows.skipped[-1].detail
 
 
 def test_bytes_that_are_not_utf8_cost_only_their_row(tmp_path: Path) -> None:
