@@ -57,7 +57,7 @@ def match_f1(
         matched = _matched(ious[starts[row] : starts[row] + count].reshape(sizes[row]))
         hits[row] = [(matched >= threshold).sum() for threshold in THRESHOLDS]
     total = sizes.sum(axis=1)
-    f1 = 2 * hits / np.where(total == 0, 1, total)[:, None]
+    f1: npt.NDArray[np.float64] = 2 * hits / np.where(total == 0, 1, total)[:, None]
     f1[total == 0] = 1.0
     return f1
 
