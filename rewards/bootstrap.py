@@ -25,8 +25,9 @@ _BLOCK_BYTES = 16 * 2**20
 def ratio(*sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the first sum over the second, NaN where that is 0."""
     top, bottom = (np.asarray(part, dtype=np.float64) for part in sums)
-    nothing = np.full(top.shape, np.nan)
-    return np.divide(top, bottom, out=nothing, where=bottom != 0)
+    share = np.full(top.shape, np.nan)
+    np.divide(top, bottom, out=share, where=bottom != 0)
+    return share
 
 
 def macro(*sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
