@@ -31,7 +31,7 @@ def test_the_thresholds_are_numpys_to_the_bit() -> None:
 
 
 def test_an_error_of_a_fifth_misses_its_threshold_officially() -> None:
-    # 0.2 <= 1 - t for t = .50 .. .75 and, by the definition, .80; but 1 - .8 is 0.19999999999999996.
+    # 0.2 <= 1 - t for t = .50 .. .75 and, by the definition, .80; as floats 1 - .8 is less.
     assert official_score(NUMBER, "8") == 0.6
     assert sound_score(NUMBER, "8") == mean_relative_accuracy(8, 10) == 0.7
     assert official_score(NUMBER, "10") == 1.0
