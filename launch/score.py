@@ -101,6 +101,11 @@ def run(benchmark: Benchmark, argv: list[str], command: str) -> int:
     arguments = make_parser(benchmark, command).parse_args(argv)
     if arguments.bootstrap < 0:
         raise ConfigError(f"--bootstrap is {arguments.bootstrap}; expected 0 or more")
+    for out in (arguments.json, arguments.items):
+        if out is not None and not out.absolute().parent.is_dir():
+            raise ConfigError(
+                f"{out.absolute().parent} does not exist; make it, or write elsewhere"
+            )
     options = {option.name: getattr(arguments, option.name) for option in benchmark.options}
     references, predictions = read_inputs(benchmark, arguments, options)
     bootstrap = Bootstrap(resamples=arguments.bootstrap, seed=arguments.seed)

@@ -24,8 +24,8 @@ from scenerl.rewards.box_files import (
     result_boxes,
     result_lines,
 )
-from scenerl.rewards.grounding_records import MultiTarget
-from scenerl.rewards.predictions import read_own_predictions
+from scenerl.rewards.grounding_records import BoxAnswer, MultiTarget
+from scenerl.rewards.predictions import collect, read_own_predictions, unique_ids
 from scenerl.rewards.reference_rows import whole
 
 EVAL_TYPES = ("zt_w_d", "zt_wo_d", "st_w_d", "st_wo_d", "mt")
@@ -39,9 +39,9 @@ def read_references(path: Path, options: Options) -> References:
         DataError: If a row cannot be used or an object has no box.
     """
     if is_result_file(path):
-        return References(by_id=dict(_truths_of_results(path)))
+        return References(by_id=unique_ids(_truths_of_results(path), path))
     if path.suffix == ".jsonl":
-        return References(by_id=dict(read_own_predictions(path, _own_truth)))
+        return References(by_id=unique_ids(read_own_predictions(path, _own_truth), path))
     from scenerl.preprocess.rows_multi3drefer import read_multi3drefer
 
     boxes = open_boxes(options["boxes"])
@@ -77,9 +77,6 @@ def _truths_of_results(path: Path) -> Iterator[tuple[str, MultiTarget]]:
 def read_predictions(path: Path, references: Mapping[str, Any], options: Options) -> Predictions:
     """Return item id -> BoxAnswer; all boxes of it count."""
     if is_result_file(path):
-        from scenerl.rewards.grounding_records import BoxAnswer
-        from scenerl.rewards.predictions import collect
-
         return collect(
             (sample_id, BoxAnswer(boxes=result_boxes(row["pred_response"], where)))
             for where, sample_id, row in result_lines(path)

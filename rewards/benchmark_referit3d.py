@@ -25,7 +25,7 @@ from scenerl.rewards.box_files import (
     result_lines,
 )
 from scenerl.rewards.grounding_records import ReferTarget
-from scenerl.rewards.predictions import read_own_predictions
+from scenerl.rewards.predictions import read_own_predictions, read_text, unique_ids
 from scenerl.rewards.reference_rows import whole
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ def read_references(name: str) -> Callable[[Path, Options], References]:
 
     def read(path: Path, options: Options) -> References:
         if is_result_file(path):
-            note = "easy, hard and view are not in a result file: everything counts as hard"
-            return References(by_id=dict(_truths_of_results(path)), notes=(note,))
+            note = "a result file does not say what is easy and what depends on the view"
+            return References(by_id=unique_ids(_truths_of_results(path), path), notes=(note,))
         if path.suffix == ".jsonl":
-            return References(by_id=dict(read_own_predictions(path, _own_truth)))
+            return References(by_id=unique_ids(read_own_predictions(path, _own_truth), path))
         from scenerl.preprocess.rows_referit3d import read_nr3d, read_sr3d
 
         rows = whole(read_nr3d(path), path) if name == "nr3d" else whole(read_sr3d(path), path)
@@ -79,7 +79,7 @@ def _left_out(row: "Nr3DRow | Sr3DRow", rule: str, scenes: frozenset[str] | None
 def _scenes(location: str | None) -> frozenset[str] | None:
     if location is None:
         return None
-    lines = Path(location).read_text(encoding="utf-8").split()
+    lines = read_text(Path(location)).split()
     if not lines:
         raise DataError(f"{location} is empty; expected one scene id a line")
     return frozenset(lines)
@@ -103,8 +103,8 @@ def _own_truth(row: dict[str, Any], where: str) -> ReferTarget:
     return ReferTarget(
         scene_id=str(row.get("scene_id", "")),
         object_id=str(row.get("object_id", "")),
-        easy=bool(row.get("easy", False)),
-        view_dependent=bool(row.get("view_dependent", False)),
+        easy=row.get("easy"),
+        view_dependent=row.get("view_dependent"),
         box=box_of(row["box"], where) if "box" in row else None,
     )
 
@@ -112,10 +112,9 @@ def _own_truth(row: dict[str, Any], where: str) -> ReferTarget:
 def _truths_of_results(path: Path) -> Iterator[tuple[str, ReferTarget]]:
     for where, sample_id, row in result_lines(path):
         boxes = result_boxes(row["gt_response"], where)
-        yield (
-            sample_id,
-            ReferTarget(scene_id="", object_id="", easy=False, view_dependent=False, box=boxes[0]),
-        )
+        if len(boxes) != 1:
+            raise DataError(f"{where}: {len(boxes)} true boxes; expected one")
+        yield sample_id, ReferTarget(scene_id="", object_id="", box=boxes[0])
 
 
 def read_predictions(path: Path, references: Mapping[str, Any], options: Options) -> Predictions:

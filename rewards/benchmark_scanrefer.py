@@ -25,7 +25,7 @@ from scenerl.rewards.box_files import (
     result_lines,
 )
 from scenerl.rewards.grounding_records import TrueBox
-from scenerl.rewards.predictions import read_own_predictions
+from scenerl.rewards.predictions import read_own_predictions, read_text, unique_ids
 from scenerl.rewards.reference_rows import whole
 
 CLASSES = (
@@ -43,9 +43,9 @@ def read_references(path: Path, options: Options) -> References:
         DataError: If a row cannot be used or its object has no box.
     """
     if is_result_file(path):
-        return References(by_id=dict(_truths_of_results(path)))
+        return References(by_id=unique_ids(_truths_of_results(path), path))
     if path.suffix == ".jsonl":
-        return References(by_id=dict(read_own_predictions(path, _own_truth)))
+        return References(by_id=unique_ids(read_own_predictions(path, _own_truth), path))
     from scenerl.preprocess.rows_scanrefer import read_scanrefer
     from scenerl.rewards.score_scanrefer import unique_flags
 
@@ -75,12 +75,8 @@ def read_classes(path: Path) -> dict[str, int]:
     Raises:
         DataError: If the file is of another form.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8") from error
     table = {}
-    for number, line in enumerate(lines[1:], start=2):
+    for number, line in enumerate(read_text(path).splitlines()[1:], start=2):
         fields = line.rstrip().split("\t")
         if len(fields) < 8:
             raise DataError(

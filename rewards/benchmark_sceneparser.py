@@ -17,9 +17,11 @@ from scenerl.rewards.benchmark import (
 from scenerl.rewards.predictions import (
     collect,
     first_object,
+    numbers,
     read_json,
     read_json_lines,
     read_own_predictions,
+    unique_ids,
 )
 from scenerl.rewards.reference_rows import whole
 
@@ -39,9 +41,9 @@ def read_references(path: Path, options: Options) -> References:
     """
     first = first_object(path)
     if "gt" in first:
-        return References(by_id=dict(_answers(path, "gt")))
+        return References(by_id=unique_ids(_answers(path, "gt"), path))
     if "id" in first:
-        return References(by_id=dict(read_own_predictions(path, _own_objects)))
+        return References(by_id=unique_ids(read_own_predictions(path, _own_objects), path))
     from scenerl.preprocess.rows_sceneparser import read_sceneparser
 
     return References(
@@ -96,8 +98,11 @@ def _answers(path: Path, key: str) -> Iterator[tuple[str, Objects]]:
         if "image_path" not in row or key not in row:
             raise DataError(f'{where}: expected "image_path", "category" and "{key}"')
         category = row.get("category")
-        item_id = row["image_path"] if category is None else f"{row['image_path']}|{category}"
-        yield item_id, check_objects((row[key] or {}).get("objects"), where)
+        side = row[key] or {}
+        if not isinstance(side, dict):
+            raise DataError(f'{where}: "{key}" is {side!r:.80}; expected {{"objects": [...]}}')
+        item_id = str(row["image_path"]) + ("" if category is None else f"|{category}")
+        yield item_id, check_objects(side.get("objects"), where)
 
 
 def _own_objects(row: dict[str, Any], where: str) -> Objects:
@@ -106,9 +111,10 @@ def _own_objects(row: dict[str, Any], where: str) -> Objects:
     from scenerl.rewards.parse_sceneparser import parse_reply
 
     size = row.get("size")
-    if not isinstance(size, list) or len(size) != 2 or not isinstance(row["response"], str):
-        raise DataError(f'{where}: a "response" needs "size": [width, height] of the image')
-    return [dict(thing) for thing in parse_reply(row["response"], (size[0], size[1]))]
+    if not isinstance(row["response"], str):
+        raise DataError(f'{where}: "response" is {row["response"]!r:.80}; expected a text')
+    width, height = numbers(size, 2, 'size (width and height of the image, for "response")', where)
+    return [dict(thing) for thing in parse_reply(row["response"], (width, height))]
 
 
 def check_objects(value: Any, where: str) -> Objects:

@@ -22,6 +22,7 @@ from scenerl.rewards.predictions import (
     numbers,
     read_json_lines,
     read_own_predictions,
+    unique_ids,
 )
 from scenerl.rewards.reference_rows import whole
 
@@ -47,7 +48,7 @@ def read_references(path: Path, options: Options) -> References:
     if path.suffix == ".jsonl":
         key = "qid" if "qid" in first_object(path) else "id"
         lines = read_own_predictions(path, _own_event, key=key)
-        return References(by_id=dict(lines))
+        return References(by_id=unique_ids(lines, path))
     from scenerl.preprocess.rows_temporal import read_temporal
 
     return References(

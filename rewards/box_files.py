@@ -75,17 +75,30 @@ def _object_boxes(path: Path) -> Iterator[tuple[str, str, Box3D]]:
             yield str(row["scene_id"]), str(row["object_id"]), box_of(row.get("box"), where)
         return
     for file in sorted(path.glob("*_aligned_bbox.npy")):
-        import numpy as np
-
-        for row in np.load(file, allow_pickle=False).tolist():
-            scene_id = file.name.removesuffix("_aligned_bbox.npy")
-            yield scene_id, str(int(row[-1])), box_of_size(row[:6], str(file))
+        scene_id = file.name.removesuffix("_aligned_bbox.npy")
+        for object_id, row in _npy_rows(file):
+            yield scene_id, object_id, box_of_size(row, str(file))
     for file in sorted(path.glob("scenes/*/objects.json")):
-        for item in read_json(file):
+        for where, item in _rows(read_json(file), file, ("id",)):
             # A prepared ScanNet scene counts from 1, since 0 means no object in its images.
-            object_id = item.get("attributes", {}).get("scannet_object_id", item["id"])
+            attributes = item.get("attributes") or {}
+            object_id = attributes.get("scannet_object_id", item["id"])
             if item.get("box_world") is not None:
-                yield file.parent.name, str(object_id), box_of(item["box_world"], str(file))
+                yield file.parent.name, str(object_id), box_of(item["box_world"], where)
+
+
+def _npy_rows(file: Path) -> Iterator[tuple[str, list[float]]]:
+    """Yield (object id, centre and size) of the rows of <scene>_aligned_bbox.npy."""
+    import numpy as np
+
+    try:
+        table = np.load(file, allow_pickle=False)
+        for row in np.asarray(table, dtype=np.float64).reshape(-1, 8).tolist():
+            yield str(int(row[7])), row[:6]
+    except (ValueError, OverflowError, EOFError) as error:
+        raise DataError(
+            f"{file} is not ScanRefer's table of 8 columns (centre, size, class, object): {error}"
+        ) from error
 
 
 def box_of(value: Any, where: str) -> Box3D:
@@ -149,9 +162,9 @@ def result_boxes(value: Any, where: str) -> tuple[Box3D, ...]:
     """Return [centre, size] boxes: one, a list of them, or null for none."""
     if value is None:
         return ()
-    several = value if isinstance(value, list) and not value else None
-    if several is None:
-        several = value if isinstance(value[0], list) else [value]
+    if not isinstance(value, list):
+        raise DataError(f"{where}: found {value!r:.80}; expected a box, or a list of boxes")
+    several = value if not value or isinstance(value[0], list) else [value]
     return tuple(box_of_size(box, where) for box in several)
 
 
@@ -163,6 +176,8 @@ def _result_answer(row: Mapping[str, Any], where: str) -> BoxAnswer:
     """
     chosen = result_boxes(row["pred_response"], where)
     every = row.get("all_pred_bbox") or []
+    if not isinstance(every, list):
+        raise DataError(f'{where}: "all_pred_bbox" is {every!r:.80}; expected a list of boxes')
     if row["pred_response"] in every:
         return BoxAnswer(boxes=(*chosen, *result_boxes(every, where)))
     return BoxAnswer(boxes=(*chosen, *(box_of(box, where) for box in every)))
@@ -206,6 +221,8 @@ def _scene_files(path: Path, key: Key) -> Iterator[tuple[str, BoxAnswer]]:
     for file in files:
         for where, row in _rows(read_json(file), file, ("ann_id", "aabb")):
             object_id = row.get("object_id")
+            if not isinstance(row["aabb"], list):
+                raise DataError(f'{where}: "aabb" is {row["aabb"]!r:.80}; expected a list of boxes')
             boxes = tuple(box_of_corners(corners, where) for corners in row["aabb"])
             item_id = key(file.stem, None if object_id is None else str(object_id), row["ann_id"])
             yield item_id, BoxAnswer(boxes=boxes)
@@ -227,7 +244,7 @@ def _official_rows(value: Any, path: Path, key: Key) -> Iterator[tuple[str, BoxA
 
 def _rows(value: Any, path: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     if not isinstance(value, list):
-        raise DataError(f"{path}: found {type(value).__name__}, expected a list of predictions")
+        raise DataError(f"{path}: found {type(value).__name__}, expected a list of objects")
     for number, row in enumerate(value):
         where = f"{path}: row {number}"
         missing = [name for name in keys if not isinstance(row, dict) or name not in row]

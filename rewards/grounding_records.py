@@ -35,9 +35,9 @@ class ReferTarget:
 
     scene_id: str
     object_id: str
-    easy: bool
-    """At most one other object of the class."""
-    view_dependent: bool
+    easy: bool | None = None
+    """At most one other object of the class; None when not known."""
+    view_dependent: bool | None = None
     box: Box3D | None = None
 
 

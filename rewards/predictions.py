@@ -43,6 +43,20 @@ def first_object(path: Path) -> dict[str, Any]:
     return next(read_json_lines(path), ("", {}))[1]
 
 
+def read_text(path: Path) -> str:
+    """Return the content of a text file.
+
+    Raises:
+        DataError: If it is not UTF-8; says where.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8"
+        ) from error
+
+
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
@@ -97,6 +111,22 @@ def read_own_predictions(
         if not isinstance(item_id, str | int) or isinstance(item_id, bool) or item_id == "":
             raise DataError(f'{where}: "{key}" is {item_id!r:.80}; expected the id of an item')
         yield str(item_id), parse(row, where)
+
+
+def unique_ids(pairs: Iterable[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    """Return item id -> record of references that are lines of JSON.
+
+    Raises:
+        DataError: If an id is there twice, or there is none.
+    """
+    by_id: dict[str, Any] = {}
+    for item_id, record in pairs:
+        if item_id in by_id:
+            raise DataError(f"{path}: {item_id!r} is there twice; every item is expected once")
+        by_id[item_id] = record
+    if not by_id:
+        raise DataError(f"{path} has no rows")
+    return by_id
 
 
 def collect(pairs: Iterable[tuple[str, Any]], notes: tuple[str, ...] = ()) -> Predictions:

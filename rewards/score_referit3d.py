@@ -97,10 +97,7 @@ def score_referit3d(
             ItemScore(
                 item_id=item_id,
                 values={"acc": float(right[row]), "iou": float(ious[row]) if has_boxes else None},
-                groups=(
-                    "easy" if targets[row].easy else "hard",
-                    "view_dep" if targets[row].view_dependent else "view_indep",
-                ),
+                groups=tuple(name for name, mask in masks.items() if name and mask[row]),
             )
             for row, item_id in enumerate(ids)
         ),
@@ -108,10 +105,16 @@ def score_referit3d(
 
 
 def _masks(targets: Sequence[ReferTarget]) -> dict[str, npt.NDArray[np.bool_]]:
-    easy = np.array([target.easy for target in targets], dtype=bool)
-    view = np.array([target.view_dependent for target in targets], dtype=bool)
-    everything = np.ones(len(targets), dtype=bool)
-    return {"": everything, "easy": easy, "hard": ~easy, "view_dep": view, "view_indep": ~view}
+    """Return mask by group; only the groups that are known for every utterance."""
+    masks = {"": np.ones(len(targets), dtype=bool)}
+    for yes, no, flags in (
+        ("easy", "hard", [target.easy for target in targets]),
+        ("view_dep", "view_indep", [target.view_dependent for target in targets]),
+    ):
+        if all(flag is not None for flag in flags):
+            mask = np.array(flags, dtype=bool)
+            masks |= {yes: mask, no: ~mask}
+    return masks
 
 
 def _overlaps(
