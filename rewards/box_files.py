@@ -76,8 +76,8 @@ def _object_boxes(path: Path) -> Iterator[tuple[str, str, Box3D]]:
         return
     for file in sorted(path.glob("*_aligned_bbox.npy")):
         scene_id = file.name.removesuffix("_aligned_bbox.npy")
-        for object_id, row in _npy_rows(file):
-            yield scene_id, object_id, box_of_size(row, str(file))
+        for object_id, box in _npy_rows(file):
+            yield scene_id, object_id, box_of_size(box, str(file))
     for file in sorted(path.glob("scenes/*/objects.json")):
         for where, item in _rows(read_json(file), file, ("id",)):
             # A prepared ScanNet scene counts from 1, since 0 means no object in its images.
