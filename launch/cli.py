@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stage1": ("scenerl.launch.train", "train temporal grounding with GRPO"),
     "stage2": ("scenerl.launch.train", "train image grounding with GRPO"),
     "eval": ("scenerl.launch.eval", "measure a policy on held-out samples"),
+    "score": ("scenerl.launch.score", "score anybody's predictions on a benchmark"),
     "ground": ("scenerl.launch.ground", "answer queries with a span, boxes, masks and a 3D box"),
     "lift": ("scenerl.launch.lift", "lift anybody's masks to points and 3D boxes"),
     "status": ("scenerl.launch.control", "where runs stand"),
