@@ -96,6 +96,11 @@ def score_temporal(
         ),
     ]
     unread = sum(predictions[i] is None for i in ids if i in predictions)
+    points = [i for i, (start, end) in references.items() if start == end]
+    note = (
+        f"{len(points)} true spans have no length ({', '.join(points[:5])}): they count as missed, "
+        "where the official scripts divide by zero when the answer is the same point"
+    )
     return Report(
         benchmark="temporal",
         metrics=estimate(statistics, ids, bootstrap),
@@ -104,4 +109,5 @@ def score_temporal(
             for item_id, iou in zip(ids, ious, strict=True)
         ),
         counts={"no span read": unread},
+        notes=(note,) if points else (),
     )

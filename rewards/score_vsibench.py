@@ -40,7 +40,7 @@ class VsiQuestion:
 
 
 def first_word(text: str) -> str:
-    r"""Return what the official script takes for the answer: text.split(' ')[0].rstrip('.').strip().
+    r"""Return text.split(' ')[0].rstrip('.').strip(), the official script's answer.
 
     So a leading space makes it empty, "A\nbecause" is one word, "A)" and "(A)" stay as they are.
     """
@@ -77,7 +77,8 @@ def official_score(question: VsiQuestion, text: str) -> float:
 def sound_score(question: VsiQuestion, text: str) -> float:
     """Return the score of an answer read with its surroundings: " A", "A)", "(a).", "3.5m" count.
 
-    Thresholds are met up to rounding: 4.5 for 5 is off by 0.1 and meets 0.9.
+    Thresholds are met up to rounding: 6 for 5 is off by 0.2 and meets 0.8, which it does not for
+    the official script.
     """
     words = text.split()
     word = words[0].strip("().,:;*[]\"'") if words else ""

@@ -96,8 +96,8 @@ def mean_relative_accuracy(number: float, true_number: float) -> float:
 def relative_accuracy(error: float, *, tolerance: float = 0.0) -> float:
     """Return the share of MRA_THRESHOLDS t with error <= 1 - t + tolerance.
 
-    Without a tolerance this is the official comparison of floats, in which an error of 0.1 does
-    not meet 0.9, since 1 - 0.9 is 0.09999999999999998.
+    Without a tolerance this is the official comparison of floats, in which an error of 0.2 does
+    not meet 0.8, since the 1 - t that it compares with is 0.19999999999999996.
     """
     met = sum(error <= 1 - threshold + tolerance for threshold in MRA_THRESHOLDS)
     return met / len(MRA_THRESHOLDS)
