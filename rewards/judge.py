@@ -103,7 +103,10 @@ class JudgePrompt:
 class Judge(Protocol):
     """Something that replies to messages."""
 
-    model: str
+    @property
+    def model(self) -> str:
+        """The name that its verdicts are kept under."""
+        ...
 
     def ask(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Return the reply.
@@ -130,7 +133,7 @@ def percent(score: int) -> float:
 
 
 def read_prompt(path: Path | None) -> JudgePrompt:
-    """Return the prompt of a file: a JSON list of {"role", "content"}, or an object of one such list.
+    """Return the prompt of a file: a JSON list of {"role", "content"}, or an object of one list.
 
     Raises:
         DataError: If the file holds no such list.
@@ -178,7 +181,9 @@ def read_verdicts(path: Path) -> dict[str, Verdict]:
         if raw is None and isinstance(score, int) and not isinstance(score, bool):
             raw = str(score)
         if not isinstance(row.get("id"), str | int) or not isinstance(raw, str):
-            raise DataError(f'{where}: expected {{"id": ..., "raw": the reply}} or a "score" 1 to 5')
+            raise DataError(
+                f'{where}: expected {{"id": ..., "raw": the reply}} or a "score" 1 to 5'
+            )
         verdicts[str(row["id"])] = Verdict(
             item_id=str(row["id"]),
             score=parse_score(raw),
@@ -201,8 +206,7 @@ def recorded(records: Sequence[JudgeRecord], path: Path) -> dict[str, Verdict]:
     other = [
         r.item_id
         for r in records
-        if r.item_id in verdicts
-        and verdicts[r.item_id].user_message not in ("", r.user_message)
+        if r.item_id in verdicts and verdicts[r.item_id].user_message not in ("", r.user_message)
     ]
     for ids, what in ((missing, "have no verdict"), (other, "were judged with another text")):
         if ids:
@@ -254,8 +258,9 @@ def judge_all(
         failures = _ask_waiting(waiting, judge, prompt, concurrency, verdicts, file)
     if failures:
         first = next(iter(failures))
+        missing = sum(r.item_id not in verdicts for r in waiting)
         raise ResourceError(
-            f"the judge gave no verdict on {len(waiting) - sum(r.item_id in verdicts for r in waiting)}"
+            f"the judge gave no verdict on {missing}"
             f" of {len(records)} answers, first {first}: {failures[first]}; the others are kept in "
             f"{path}, run again to go on from there"
         )
@@ -319,9 +324,7 @@ def _ask_waiting(
             stop.set()
 
 
-def _keep(
-    record: JudgeRecord, raw: str, model: str, prompt: JudgePrompt, file: Any
-) -> Verdict:
+def _keep(record: JudgeRecord, raw: str, model: str, prompt: JudgePrompt, file: Any) -> Verdict:
     verdict = Verdict(
         item_id=record.item_id,
         score=parse_score(raw),

@@ -146,9 +146,7 @@ def _tokenized(
     statistics = score_captions(true_tokens, text_tokens).statistics(scale=100.0)
     for kind, mask in masks.items():
         chosen = np.flatnonzero(mask)
-        scores = score_captions(
-            [true_tokens[n] for n in chosen], [text_tokens[n] for n in chosen]
-        )
+        scores = score_captions([true_tokens[n] for n in chosen], [text_tokens[n] for n in chosen])
         # Counts of a part of the items are spread over all, so that one set of draws serves both.
         statistics += [spread(s, mask) for s in scores.statistics(f"{kind}/", scale=100.0)]
     return statistics

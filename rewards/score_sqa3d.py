@@ -68,7 +68,9 @@ def loose_match(text: str, answer: str) -> bool:
 
 def position_error_m(position: tuple[float, ...], true_position: tuple[float, ...]) -> float:
     """Return the distance in the ground plane."""
-    return math.sqrt(sum((a - b) ** 2 for a, b in zip(position[:2], true_position[:2], strict=True)))
+    return math.sqrt(
+        sum((a - b) ** 2 for a, b in zip(position[:2], true_position[:2], strict=True))
+    )
 
 
 def rotation_error_deg(rotation: tuple[float, ...], true_rotation: tuple[float, ...]) -> float:
