@@ -1,4 +1,4 @@
-"""MSQA and GQA3D, of MSR3D and SceneCOT, as `launch score msqa` and `launch score gqa3d` run them."""
+"""MSQA and GQA3D as `launch score msqa` and `launch score gqa3d` run them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -149,9 +149,9 @@ _PREDICTIONS_HELP = (
 BENCHMARKS = {
     "msqa": Benchmark(
         name="msqa",
-        title="situated questions of nine types: EM-R by group, SceneCOT's scores, a judge's score",
+        title="situated questions of nine types: EM-R by group, SceneCOT's scores, a judge's",
         source="MSR3D/MSR3D evaluator/evaluate_msqa.py; SceneCOT/scenecot evaluator/",
-        references_help="msqa_*_test.json, SceneCOT's situated_qa_*.json, or the result file itself, "
+        references_help="msqa_*_test.json, SceneCOT's situated_qa_*.json, or the result file, "
         "which holds the truths",
         predictions_help=_PREDICTIONS_HELP,
         examples=(

@@ -170,7 +170,7 @@ def _official(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _scene_predictions(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the official file, scene -> list of {"caption", "box"}, or our lines of one box each."""
+    """Yield the official file, scene -> list of {"caption", "box"}, or our lines, a box each."""
     from scenerl.rewards.score_scan2cap import SceneCaptions
 
     scenes: dict[str, list[tuple[str, tuple[tuple[float, ...], ...]]]] = {}
@@ -223,8 +223,8 @@ BENCHMARK = Benchmark(
     name="scan2cap",
     title="captions of objects: BLEU, METEOR, ROUGE-L and CIDEr at an IoU of the box",
     source="daveredrum/Scan2Cap lib/eval_helper.py, benchmark/eval.py",
-    references_help="ScanRefer_filtered_val.json, with --boxes or with bbox; a corpus_val.json; for "
-    "--definition given also a result file with gt_response",
+    references_help="ScanRefer_filtered_val.json, with --boxes or with bbox; a corpus_val.json; "
+    "for --definition given also a result file with gt_response",
     predictions_help='lines {"id": "scene0011_00|5|brown_table", "caption": "...", "box": [6]} (or '
     '"iou"); the official pred_val.json; for --definition matched the official file of lists by '
     'scene, or lines {"id": "scene0011_00", "caption", "box"}; or a result file of GS-Reasoner or '

@@ -83,7 +83,7 @@ def _official(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _results(path: Path, references: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield a result file of Video-3D-LLM or GS-Reasoner, whose ids are scanqa_<question>_<answer>."""
+    """Yield a result file of Video-3D-LLM or GS-Reasoner: ids are scanqa_<question>_<answer>."""
     for where, row in read_json_lines(path):
         name, text = str(row.get("sample_id")), row.get("pred_response")
         if not isinstance(text, str):
