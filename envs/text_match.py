@@ -40,7 +40,7 @@ def clean_answer(text: str) -> str:
     corrected; 0 to 20, 23 and "none" spelled out; one digit dropped from the end of a word
     ("no1"); "a", "an" and "the" dropped before a word; "backwards" -> "backward".
 
-    Applying it twice may give something else ("the a chair" -> "the chair" -> "chair"), "3.5"
+    Applying it twice may give something else ("a a chair" -> "a chair" -> "chair"), "3.5"
     becomes "35", 21 stays 21, and "tv" becomes "TV".
 
     Source: SilongYong/SQA3D LLM/eval_sqa3d_llm.py (clean_answer); the same in LEO, MSR3D, Beacon3D,
