@@ -12,7 +12,28 @@ from scenerl.rewards.score_beacon3d import ChainText, score_qa
 from scenerl.rewards.score_msqa import ProbedAnswer, TypedQuestion, score_msqa
 
 TEXTS = st.text(max_size=30) | st.lists(
-    st.sampled_from("a the no yes left 2 two none tv no1 o' clock ' - , . \n north".split(" ")),
+    st.sampled_from(
+        [
+            "a",
+            "the",
+            "no",
+            "yes",
+            "left",
+            "2",
+            "two",
+            "none",
+            "tv",
+            "no1",
+            "o'",
+            "clock",
+            "'",
+            "-",
+            ",",
+            ".",
+            "\n",
+            "north",
+        ]
+    ),
     max_size=6,
 ).map(" ".join)
 
