@@ -87,13 +87,6 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-@pytest.mark.parametrize(
-    "command",
-    [
-        *("demo", "preprocess", "sft", "stage1", "stage2", "eval", "score", "ground", "lift"),
-        *("report", "doctor"),
-    ],
-)
 def test_every_command_teaches_by_example(command: str) -> None:
     code = (
         "import sys\nfrom scenerl.launch.cli import main\n"
