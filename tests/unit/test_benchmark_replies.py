@@ -3,7 +3,6 @@
 import pytest
 
 from scenerl.envs.benchmark_replies import (
-    NOTHING,
     answer_part,
     parse_boxes_3d,
     parse_reply,
@@ -88,10 +87,7 @@ def test_predictions_have_the_payload_that_the_scorers_read() -> None:
     assert prediction_line("s|1|0", "box", [BOX]) == {"id": "s|1|0", "boxes": [BOX]}
     assert prediction_line("v|0", "span_s", [1.0, 2.5]) == {"id": "v|0", "span_s": [1.0, 2.5]}
     assert prediction_line("v|0", "span_s", None) == {"id": "v|0", "span_s": None}
-    assert prediction_line("i|mug", "objects", None) == {
-        "id": "i|mug",
-        "objects": NOTHING["objects"],
-    }
+    assert prediction_line("i|mug", "objects", None) == {"id": "i|mug", "objects": []}
 
 
 def test_a_span_is_read_as_stage_1_reads_it() -> None:
