@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from scenerl.preprocess.records import Box3D, DataError
+from scenerl.preprocess.records import DataError
 from scenerl.rewards.benchmark import (
     Benchmark,
     Bootstrap,
@@ -14,129 +14,102 @@ from scenerl.rewards.benchmark import (
     References,
     Report,
 )
-from scenerl.rewards.predictions import (
-    collect,
-    numbers,
-    read_json,
-    read_json_lines,
-    read_own_predictions,
+from scenerl.rewards.box_files import (
+    BOXES_HELP,
+    PREDICTIONS_HELP,
+    box_of,
+    is_result_file,
+    open_boxes,
+    read_box_predictions,
+    result_boxes,
+    result_lines,
 )
-from scenerl.rewards.true_boxes import BOXES_HELP, box_of_corners, box_of_size, open_boxes
-
-if TYPE_CHECKING:
-    from scenerl.rewards.score_scanrefer import BoxAnswer
+from scenerl.rewards.grounding_records import TrueBox
+from scenerl.rewards.predictions import read_own_predictions
+from scenerl.rewards.reference_rows import whole
 
 CLASSES = (
     *("cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture"),
     *("counter", "desk", "curtain", "refrigerator", "shower curtain", "toilet", "sink", "bathtub"),
     "others",
 )
-"""ScanRefer's 18 classes in order; the names are those of the nyu40class column."""
-
-
-def item_id(scene_id: Any, object_id: Any, ann_id: Any) -> str:
-    """Return the id of an annotation, "scene0011_00|5|0"."""
-    return f"{scene_id}|{object_id}|{ann_id}"
+"""ScanRefer's 18 classes in order, by their names in the nyu40class column."""
 
 
 def read_references(path: Path, options: Options) -> References:
-    """Return item id -> TrueBox of ScanRefer's annotation list or of a result file with truths.
+    """Return item id -> TrueBox of ScanRefer's list, our own lines or a GS-Reasoner result file.
 
     Raises:
         DataError: If a row cannot be used or its object has no box.
     """
-    from scenerl.rewards.score_scanrefer import TrueBox, unique_flags
-
-    if path.suffix == ".jsonl":
+    if is_result_file(path):
         return References(by_id=dict(_truths_of_results(path)))
-    rows = read_json(path)
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: found {type(rows).__name__}, expected a list of annotations")
+    if path.suffix == ".jsonl":
+        return References(by_id=dict(read_own_predictions(path, _own_truth)))
+    from scenerl.preprocess.rows_scanrefer import read_scanrefer
+    from scenerl.rewards.score_scanrefer import unique_flags
+
+    rows = list(whole(read_scanrefer(path), path))
     boxes = open_boxes(options["boxes"])
     flags: list[tuple[bool | None, bool | None]] = [(None, None)] * len(rows)
     if options["labels"] is not None:
         classes = read_classes(Path(options["labels"]))
         flags = list(
             unique_flags(
-                [(row["scene_id"], str(row["object_id"])) for row in rows],
-                [classes.get(row["object_name"].replace("_", " "), 17) for row in rows],
+                [(row.scene_id, row.object_id) for _, row in rows],
+                [classes.get(row.object_name.replace("_", " "), 17) for _, row in rows],
             )
         )
-    by_id = {}
-    for number, (row, (unique, others)) in enumerate(zip(rows, flags, strict=True)):
-        where = f"{path}: row {number}"
-        key = item_id(row["scene_id"], row["object_id"], row["ann_id"])
-        if key in by_id:
-            raise DataError(f"{where}: {key} is there twice")
-        if "bbox" in row:
-            box = box_of_corners(row["bbox"], where)
-        else:
-            box = boxes.find(row["scene_id"], str(row["object_id"]), where)
-        by_id[key] = TrueBox(box=box, unique=unique, others=others)
+    by_id = {
+        row.item_id: TrueBox(
+            box=boxes.find(row.scene_id, row.object_id, where), unique=unique, others=others
+        )
+        for (where, row), (unique, others) in zip(rows, flags, strict=True)
+    }
     return References(by_id=by_id)
 
 
 def read_classes(path: Path) -> dict[str, int]:
-    """Return raw label -> class 0..17 of scannetv2-labels.combined.tsv."""
+    """Return raw label -> class 0..17 of scannetv2-labels.combined.tsv.
+
+    Raises:
+        DataError: If the file is of another form.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8") from error
     table = {}
-    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+    for number, line in enumerate(lines[1:], start=2):
         fields = line.rstrip().split("\t")
+        if len(fields) < 8:
+            raise DataError(
+                f"{path}:{number}: {len(fields)} columns; expected ScanNet's "
+                "scannetv2-labels.combined.tsv with raw_category second and nyu40class eighth"
+            )
         table[fields[1]] = CLASSES.index(fields[7]) if fields[7] in CLASSES else 17
     return table
 
 
-def _truths_of_results(path: Path) -> Iterator[tuple[str, Any]]:
-    from scenerl.rewards.score_scanrefer import TrueBox
-
-    for where, row in read_json_lines(path):
-        if "gt_response" in row:
-            key, box = str(row["sample_id"]), box_of_size(row["gt_response"], where)
-        else:
-            key, box = str(row["id"]), _own_box(row["box"], where)
-        kind = row.get("question_type")
-        unique = row.get("unique", kind == "unique" if kind else None)
-        yield key, TrueBox(box=box, unique=unique, others=row.get("others"))
-
-
-def read_predictions(path: Path, references: Mapping[str, Any], options: Options) -> Predictions:
-    """Return item id -> BoxAnswer of any of the known prediction files."""
-    from scenerl.rewards.score_scanrefer import BoxAnswer
-
-    if path.suffix == ".jsonl":
-        first = next(read_json_lines(path), ("", {}))[1]
-        if "pred_response" in first:
-            return collect(_results(path))
-        return collect(read_own_predictions(path, parse_boxes))
-    rows = read_json(path)
-    return collect(
-        (
-            item_id(row["scene_id"], row["object_id"], row["ann_id"]),
-            BoxAnswer(boxes=(box_of_corners(row["bbox"], f"{path}: row {number}"),)),
-        )
-        for number, row in enumerate(rows)
+def _own_truth(row: dict[str, Any], where: str) -> TrueBox:
+    return TrueBox(
+        box=box_of(row.get("box"), where), unique=row.get("unique"), others=row.get("others")
     )
 
 
-def parse_boxes(row: dict[str, Any], where: str) -> "BoxAnswer":
-    """Return the boxes of one of our own lines: "box" or "boxes"."""
-    from scenerl.rewards.score_scanrefer import BoxAnswer
-
-    boxes = row.get("boxes") if "boxes" in row else [row.get("box")]
-    if not isinstance(boxes, list):
-        raise DataError(f'{where}: "boxes" is {boxes!r}; expected a list of boxes')
-    return BoxAnswer(boxes=tuple(_own_box(box, where) for box in boxes if box is not None))
-
-
-def _own_box(value: Any, where: str) -> Box3D:
-    x0, y0, z0, x1, y1, z1 = numbers(value, 6, "box", where)
-    return (min(x0, x1), min(y0, y1), min(z0, z1), max(x0, x1), max(y0, y1), max(z0, z1))
+def _truths_of_results(path: Path) -> Iterator[tuple[str, TrueBox]]:
+    for where, sample_id, row in result_lines(path):
+        boxes = result_boxes(row["gt_response"], where)
+        if len(boxes) != 1:
+            raise DataError(f"{where}: {len(boxes)} true boxes; expected one")
+        kind = row.get("question_type")
+        known = kind in ("unique", "multiple")
+        yield sample_id, TrueBox(box=boxes[0], unique=kind == "unique" if known else None)
 
 
-def _results(path: Path) -> Iterator[tuple[str, "BoxAnswer"]]:
-    from scenerl.rewards.score_scanrefer import BoxAnswer
-
-    for where, row in read_json_lines(path):
-        yield str(row["sample_id"]), BoxAnswer(boxes=(box_of_size(row["pred_response"], where),))
+def read_predictions(path: Path, references: Mapping[str, Any], options: Options) -> Predictions:
+    """Return item id -> BoxAnswer; see read_box_predictions."""
+    return read_box_predictions(path, lambda scene, obj, ann: f"{scene}|{obj}|{ann}")
 
 
 def score(
@@ -155,20 +128,27 @@ BENCHMARK = Benchmark(
     name="scanrefer",
     title="one object by its description: Acc@0.25 and Acc@0.5 of 3D boxes",
     source="daveredrum/ScanRefer benchmark/eval.py, lib/dataset.py",
-    references_help="ScanRefer_filtered_val.json with --boxes; or the list with boxes of the "
-    'benchmark ("bbox", 8 corners); or lines {"id", "box"}; or a GS-Reasoner result file',
-    predictions_help='lines {"id": "scene0011_00|5|0", "box": [x0, y0, z0, x1, y1, z1]} in metres '
-    "of the axis-aligned scan; or the official pred.json; or a GS-Reasoner result file",
+    references_help="ScanRefer_filtered_val.json with --boxes (and --labels for unique and "
+    'multiple); lines {"id", "box"}; or a GS-Reasoner result file, which holds the truth too',
+    predictions_help=PREDICTIONS_HELP + "; ScanRefer's pred.json; id is scene0011_00|5|0 "
+    "(scene, object, annotation)",
     examples=(
-        "launch score scanrefer --predictions mine.jsonl --references ScanRefer_filtered_val.json "
-        "--boxes data/scannet --labels scannetv2-labels.combined.tsv",
+        "launch score scanrefer --predictions mine.jsonl --references "
+        "ScanRefer_filtered_val.json --boxes data/scannet --labels scannetv2-labels.combined.tsv",
+        "launch score scanrefer --predictions pred.json --references ScanRefer_filtered_val.json "
+        "--boxes scannet_data",
+        "launch score scanrefer --predictions val.jsonl --references val.jsonl --oracle",
     ),
     read_references=read_references,
     read_predictions=read_predictions,
     score=score,
     options=(
         Option(flag="--boxes", help=BOXES_HELP),
-        Option(flag="--labels", help="scannetv2-labels.combined.tsv, for unique and multiple"),
+        Option(
+            flag="--labels",
+            help="scannetv2-labels.combined.tsv: splits by unique and multiple, which else come "
+            "from pred.json",
+        ),
         Option(
             flag="--oracle",
             help="also report the best of several boxes, chosen by looking at the truth",

@@ -8,8 +8,15 @@ from scenerl.rewards.benchmark import Benchmark
 
 BENCHMARKS: dict[str, str] = {
     "scanrefer": "scenerl.rewards.benchmark_scanrefer",
+    "nr3d": "scenerl.rewards.benchmark_referit3d",
+    "sr3d": "scenerl.rewards.benchmark_referit3d",
+    "multi3drefer": "scenerl.rewards.benchmark_multi3drefer",
+    "vsibench": "scenerl.rewards.benchmark_vsibench",
+    "temporal": "scenerl.rewards.benchmark_temporal",
+    "sceneparser": "scenerl.rewards.benchmark_sceneparser",
 }
-"""Name -> module with ``BENCHMARK``; a module is imported when its benchmark is asked for."""
+"""Name -> module with ``BENCHMARK``, or with ``BENCHMARKS`` by name where it has several; a module
+is imported when its benchmark is asked for."""
 
 
 def load_benchmark(name: str) -> Benchmark:
@@ -22,5 +29,8 @@ def load_benchmark(name: str) -> Benchmark:
         near = difflib.get_close_matches(name, BENCHMARKS, n=1)
         guess = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"{name!r} is no benchmark{guess}; known are {', '.join(BENCHMARKS)}")
-    benchmark: Benchmark = importlib.import_module(BENCHMARKS[name]).BENCHMARK
+    module = importlib.import_module(BENCHMARKS[name])
+    benchmark: Benchmark = (
+        module.BENCHMARKS[name] if hasattr(module, "BENCHMARKS") else module.BENCHMARK
+    )
     return benchmark

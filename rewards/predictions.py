@@ -16,8 +16,12 @@ NAMED = 5
 """How many ids a message names; all are counted."""
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_json_lines(path: Path, *, allow_nan: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (where, object) of every line of a JSONL file; blank lines are passed over.
+
+    Args:
+        path: The file.
+        allow_nan: Whether NaN and Infinity may stand for numbers.
 
     Raises:
         DataError: If a line is not UTF-8, not JSON, or not an object; names the line.
@@ -26,12 +30,17 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, line in enumerate(file, start=1):
             where = f"{path}:{number}"
             if line.strip():
-                value = parse_json(line, where)
+                value = parse_json(line, where, allow_nan=allow_nan)
                 if not isinstance(value, dict):
                     raise DataError(
                         f"{where}: found {type(value).__name__}, expected one object a line"
                     )
                 yield where, value
+
+
+def first_object(path: Path) -> dict[str, Any]:
+    """Return the object of the first line of a JSONL file, {} when it is empty."""
+    return next(read_json_lines(path), ("", {}))[1]
 
 
 def read_json(path: Path) -> Any:
@@ -43,14 +52,16 @@ def read_json(path: Path) -> Any:
     return parse_json(path.read_bytes(), str(path))
 
 
-def parse_json(raw: bytes, where: str) -> Any:
-    """Return the value of JSON bytes, NaN and Infinity refused.
+def parse_json(raw: bytes, where: str, *, allow_nan: bool = False) -> Any:
+    """Return the value of JSON bytes; NaN and Infinity are refused unless allowed.
 
     Raises:
         DataError: If the bytes are not UTF-8 or not JSON.
     """
 
-    def refuse(name: str) -> Any:
+    def refuse(name: str) -> float:
+        if allow_nan:
+            return float(name)
         raise DataError(f"{where}: found {name}, expected a finite number; write null or leave out")
 
     try:
@@ -69,21 +80,22 @@ def parse_json(raw: bytes, where: str) -> Any:
 
 
 def read_own_predictions(
-    path: Path, parse: Callable[[dict[str, Any], str], Any]
+    path: Path, parse: Callable[[dict[str, Any], str], Any], *, key: str = "id"
 ) -> Iterator[tuple[str, Any]]:
     """Yield (item id, record) of our own prediction JSONL: {"id": ..., the payload}.
 
     Args:
         path: The file.
         parse: (object, where) -> the benchmark's record; raises DataError.
+        key: Where the id stands.
 
     Raises:
         DataError: If a line has no id.
     """
     for where, row in read_json_lines(path):
-        item_id = row.get("id")
+        item_id = row.get(key)
         if not isinstance(item_id, str | int) or isinstance(item_id, bool) or item_id == "":
-            raise DataError(f'{where}: "id" is {item_id!r}; expected the id of an item')
+            raise DataError(f'{where}: "{key}" is {item_id!r:.80}; expected the id of an item')
         yield str(item_id), parse(row, where)
 
 

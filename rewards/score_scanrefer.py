@@ -4,8 +4,7 @@ Source: daveredrum/ScanRefer benchmark/eval.py and lib/dataset.py (arXiv:1912.08
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,29 +12,13 @@ import numpy.typing as npt
 from scenerl.preprocess.records import Box3D
 from scenerl.rewards.benchmark import DEFAULT_BOOTSTRAP, Bootstrap, ItemScore, Report
 from scenerl.rewards.bootstrap import Statistic, estimate, mean
+from scenerl.rewards.grounding_records import BoxAnswer, TrueBox
 from scenerl.rewards.score_boxes import M3DREF_EPS, SCANREFER_EPS, box_iou
 
 THRESHOLDS: Final = (0.25, 0.5)
 OTHERS: Final = 17
 _NOWHERE: Final = (np.nan,) * 6
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrueBox:
-    """The object that a description means."""
-
-    box: Box3D
-    unique: bool | None = None
-    """Whether it is the only described object of its class in the scene; None when not known."""
-    others: bool | None = None
-    """Whether its class is none of the 17 named ones."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BoxAnswer:
-    """The boxes predicted for a description; the first one counts."""
-
-    boxes: tuple[Box3D, ...]
+Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
 def unique_flags(
@@ -94,11 +77,11 @@ def score_scanrefer(
     }
     if oracle:
         ious["oracle/"] = np.array([_best(b, t) for b, t in zip(answers, truth, strict=True)])
-    masks, labels, notes = _groups([references[i] for i in ids])
+    masks, labels, notes = _groups(*_flags(references, predictions))
     statistics: list[Statistic] = []
     for prefix, iou in ious.items():
-        for group, mask in masks.items():
-            if group.count("/") > 0 and prefix:
+        for group, mask in {"": np.ones(len(ids), dtype=bool), **masks}.items():
+            if "/" in group and prefix:
                 continue
             statistics += [
                 mean(
@@ -118,7 +101,7 @@ def score_scanrefer(
             ItemScore(
                 item_id=item_id,
                 values={"iou": float(ious[""][row]), "sound_iou": float(ious["sound/"][row])},
-                groups=labels[row],
+                groups=labels[row] if labels else (),
             )
             for row, item_id in enumerate(ids)
         ),
@@ -126,36 +109,48 @@ def score_scanrefer(
     )
 
 
-def _iou(
-    boxes: npt.NDArray[np.floating], truth: npt.NDArray[np.floating], eps: float
-) -> npt.NDArray[np.floating]:
-    return np.nan_to_num(box_iou(boxes, truth, eps))
+def _iou(boxes: npt.NDArray[Any], truth: npt.NDArray[Any], eps: float) -> npt.NDArray[Any]:
+    return np.asarray(np.nan_to_num(box_iou(boxes, truth, eps)))
 
 
 def _best(boxes: Sequence[Box3D], truth: npt.NDArray[np.float64]) -> float:
     return max((float(box_iou(np.array(b), truth, SCANREFER_EPS)) for b in boxes), default=0.0)
 
 
+def _flags(
+    references: Mapping[str, TrueBox], predictions: Mapping[str, BoxAnswer]
+) -> tuple[list[bool | None], list[bool | None], tuple[str, ...]]:
+    """Return unique and others of every item: the truth's, else what the prediction file says."""
+    unique = [reference.unique for reference in references.values()]
+    others = [reference.others for reference in references.values()]
+    if all(flag is not None for flag in unique):
+        return unique, others, ()
+    said = [predictions.get(item_id, BoxAnswer()) for item_id in references]
+    if said and all(answer.unique is not None for answer in said):
+        note = "unique, multiple and others are those that the prediction file states"
+        return [a.unique for a in said], [a.others for a in said], (note,)
+    note = "unique and multiple are not known; --labels gives the classes that tell them apart"
+    return [], [], (note,)
+
+
 def _groups(
-    references: Sequence[TrueBox],
-) -> tuple[dict[str, npt.NDArray[np.bool_]], list[tuple[str, ...]], tuple[str, ...]]:
-    """Return mask by group name ("" is all), the groups of every item, and notes."""
-    masks = {"": np.ones(len(references), dtype=bool)}
-    labels: list[tuple[str, ...]] = [()] * len(references)
-    if any(reference.unique is None for reference in references):
-        return masks, labels, ("unique and multiple are not known; give --labels to split by them",)
-    unique = np.array([reference.unique for reference in references], dtype=bool)
-    multiplicity = {"unique": unique, "multiple": ~unique}
-    masks |= multiplicity
-    labels = [("unique",) if flag else ("multiple",) for flag in unique]
-    if any(reference.others is None for reference in references):
-        return masks, labels, ()
-    others = np.array([reference.others for reference in references], dtype=bool)
-    kinds = {"not_in_others": ~others, "in_others": others}
+    unique: Sequence[bool | None], others: Sequence[bool | None], notes: tuple[str, ...]
+) -> tuple[dict[str, Mask], list[tuple[str, ...]], tuple[str, ...]]:
+    """Return mask by group name, the groups of every item, and the notes."""
+    if not unique:
+        return {}, [], notes
+    is_unique = np.array(unique, dtype=bool)
+    multiplicity = {"unique": is_unique, "multiple": ~is_unique}
+    masks = dict(multiplicity)
+    labels: list[tuple[str, ...]] = [("unique",) if flag else ("multiple",) for flag in unique]
+    if any(flag is None for flag in others):
+        return masks, labels, notes
+    is_other = np.array(others, dtype=bool)
+    kinds = {"not_in_others": ~is_other, "in_others": is_other}
     masks |= kinds
     masks |= {f"{m}/{k}": multiplicity[m] & kinds[k] for m in multiplicity for k in kinds}
     labels = [
         (*label, "in_others" if flag else "not_in_others")
         for label, flag in zip(labels, others, strict=True)
     ]
-    return masks, labels, ()
+    return masks, labels, notes

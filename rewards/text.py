@@ -11,8 +11,10 @@ from scenerl.envs.text_match import is_exact_match, is_refined_match, leading_nu
 
 Rewards = list[float | None]
 
-MRA_THRESHOLDS: Final = tuple(0.5 + 0.05 * step for step in range(10))
-"""Confidence thresholds of VSI-Bench's mean relative accuracy: 0.50, 0.55, ..., 0.95."""
+_STEP: Final = (0.95 - 0.5) / 9
+MRA_THRESHOLDS: Final = (*(step * _STEP + 0.5 for step in range(9)), 0.95)
+"""Confidence thresholds of VSI-Bench's mean relative accuracy: 0.50, 0.55, ..., 0.95, to the bit
+those of numpy's linspace(.5, .95, 10), which the official script compares with."""
 
 
 def format_reward(
@@ -85,11 +87,19 @@ def answer_mra_reward(parsed: list[dict[str, Any]], answers: list[list[str] | No
 
 
 def mean_relative_accuracy(number: float, true_number: float) -> float:
-    """Return the share of MRA_THRESHOLDS that a number meets."""
+    """Return the share of MRA_THRESHOLDS that a number meets, up to rounding."""
     if true_number == 0:
         return float(number == 0)
-    error = abs(number - true_number) / abs(true_number)
-    met = sum(error <= 1 - threshold + 1e-9 for threshold in MRA_THRESHOLDS)
+    return relative_accuracy(abs(number - true_number) / abs(true_number), tolerance=1e-9)
+
+
+def relative_accuracy(error: float, *, tolerance: float = 0.0) -> float:
+    """Return the share of MRA_THRESHOLDS t with error <= 1 - t + tolerance.
+
+    Without a tolerance this is the official comparison of floats, in which an error of 0.2 does
+    not meet 0.8, since the 1 - t that it compares with is 0.19999999999999996.
+    """
+    met = sum(error <= 1 - threshold + tolerance for threshold in MRA_THRESHOLDS)
     return met / len(MRA_THRESHOLDS)
 
 
