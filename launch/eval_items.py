@@ -114,10 +114,10 @@ def read_ids(path: Path) -> list[str]:
         DataError: If it is empty, not UTF-8, or names an id twice.
     """
     try:
-        ids = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is not UTF-8; expected ids") from error
-    ids = [item for item in ids if item]
+    ids = [line.removesuffix("\r") for line in lines if line.removesuffix("\r")]
     twice = [item for item, count in Counter(ids).items() if count > 1]
     if twice or not ids:
         raise DataError(f"{path}: {f'ids twice: {named(twice)}' if twice else 'no ids'}")
@@ -130,7 +130,7 @@ def write_ids(path: Path, ids: Sequence[str]) -> str:
     Raises:
         DataError: If an id does not fit on one line.
     """
-    bad = [item for item in ids if item != item.strip() or item.splitlines() != [item]]
+    bad = [item for item in ids if "\n" in item or item.endswith("\r")]
     if bad:
         raise DataError(f"{len(bad)} ids do not fit on one line of a list: {named(bad)}")
     path.parent.mkdir(parents=True, exist_ok=True)

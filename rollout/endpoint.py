@@ -129,13 +129,14 @@ class EndpointAnswerer:
         arguments: dict[str, Any] = {"temperature": temperature}
         if temperature > 0:
             arguments |= {"seed": seed, "top_p": self._spec.top_p}
+        limit_name = self._limit_name
+        limit = {limit_name: self._spec.max_tokens}
         try:
-            limit = {self._limit_name: self._spec.max_tokens}
             found = self._client.chat.completions.create(
                 model=self._spec.model_name, messages=messages, **arguments, **limit
             )
         except openai.APIStatusError as error:
-            if "max_completion_tokens" in str(error) and self._limit_name == "max_tokens":
+            if "max_completion_tokens" in str(error) and limit_name == "max_tokens":
                 self._limit_name = "max_completion_tokens"  # the newer name of the same setting
                 return self._ask(messages, seed, temperature)
             return self._refused(error.status_code, str(error))
