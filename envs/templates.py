@@ -9,6 +9,7 @@ import re
 from typing import Any, Literal
 
 from scenerl.configs.schema import EnvConfig
+from scenerl.preprocess.records import Sample
 
 TaskName = Literal["temporal_grounding", "image_grounding", "video_qa"]
 
@@ -45,13 +46,21 @@ def short_query(question: str) -> str:
     return _ARTICLE.sub("", question.strip()).rstrip(" .?!")
 
 
+def question_text(sample: Sample) -> str:
+    """Return what is asked in full: the situation, the question, the options, a line each."""
+    parts = [sample.situation, sample.question]
+    if sample.options:
+        parts += ["Options:", *sample.options, "Answer with the letter of the right option."]
+    return "\n".join(part.strip() for part in parts if part.strip())
+
+
 def prompt_text(task: TaskName, template: str, question: str) -> str:
     """Return the text part of a prompt.
 
     Args:
         task: Name of the env.
         template: "reference" or "short" (`EnvConfig.template`).
-        question: `Sample.question`.
+        question: `Sample.question`, or all of `question_text`.
     """
     if template == "short":
         return _SHORT[task].format(query=short_query(question))

@@ -8,7 +8,7 @@ from scenerl.envs.family import ModelFamily
 from scenerl.envs.media_refs import media_facts, video_ref
 from scenerl.envs.parsing import extract_answer
 from scenerl.envs.records import ParseError, Prompt, TextAnswer
-from scenerl.envs.templates import messages, reply_text, short_query
+from scenerl.envs.templates import messages, question_text, reply_text, short_query
 from scenerl.preprocess.records import Sample, Span
 
 
@@ -40,7 +40,7 @@ class VideoQA:
             Prompt(
                 prompt_id=sample.sample_id,
                 sample=sample,
-                messages=messages(self.config, "video_qa", "video", sample.question),
+                messages=messages(self.config, "video_qa", "video", question_text(sample)),
                 media=(media,),
                 task="video_qa",
             )
@@ -52,8 +52,14 @@ class VideoQA:
         return answer if isinstance(answer, ParseError) else TextAnswer(text=answer)
 
     def reference_completion(self, prompt: Prompt, *, looseness: float = 0.0, seed: int = 0) -> str:
-        """Write the reply that gives the first true answer; an answer in words has no jitter."""
-        answers = prompt.sample.target.answers
+        """Write the reply that gives the first true answer; an answer in words has no jitter.
+
+        A sample that brings its own reply (`Target.completion`) gets that, as it is.
+        """
+        target = prompt.sample.target
+        if target.completion is not None:
+            return target.completion
+        answers = target.answers
         if not answers:
             raise ValueError(
                 f"sample {prompt.sample.sample_id} has no true answer to write; leave out samples "
@@ -61,5 +67,5 @@ class VideoQA:
             )
         query = short_query(prompt.sample.question)
         if self.config.template == "short":
-            return reply_text(prompt.sample.target.label or query, answers[0])
+            return reply_text(target.label or query, answers[0])
         return reply_text(f"The question is: {query}. The video shows: {answers[0]}.", answers[0])

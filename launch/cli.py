@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("scenerl.launch.score", "score anybody's predictions on a benchmark"),
     "ground": ("scenerl.launch.ground", "answer queries with a span, boxes, masks and a 3D box"),
     "lift": ("scenerl.launch.lift", "lift anybody's masks to points and 3D boxes"),
+    "bench": ("scenerl.launch.bench", "time our fast paths beside the alternatives"),
     "report": ("scenerl.launch.report", "write the HTML report of a run"),
     "doctor": ("scenerl.launch.doctor", "check this machine against the tested versions"),
 }

@@ -10,6 +10,9 @@ from scenerl.preprocess.records import DataError
 SOURCES = (
     "scenerl.launch.preprocess_rooms",
     "scenerl.launch.preprocess_recordings",
+    "scenerl.launch.preprocess_scannet",
+    "scenerl.launch.preprocess_raw",
+    "scenerl.launch.preprocess_sceneparser",
 )
 """Modules with ``add_commands(commands)``; each adds its subcommands with ``run`` as default."""
 

@@ -147,7 +147,7 @@ def prepare_recording(
             sha256=folder_hash(folder),
             frames=len(frames),
         ),
-        samples=tuple(_samples(annotations, scene_id, config, scene.times_s(frames[0]))),
+        samples=tuple(make_samples(annotations, scene_id, config, scene.times_s(frames[0]))),
         skipped=tuple(skipped),
     )
 
@@ -158,10 +158,10 @@ def _skip(config: RecordingsConfig, scene_id: str, item: str, reason: str, detai
     )
 
 
-def _samples(
+def make_samples(
     annotations: list[Annotation], scene_id: str, config: RecordingsConfig, start_s: float
 ) -> list[Sample]:
-    """Make samples; times count from the first frame that is kept."""
+    """Return the samples of a recording's queries; times count from the first kept frame."""
     samples = []
     for number, annotation in enumerate(annotations):
         target = annotation.target

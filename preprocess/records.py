@@ -36,7 +36,7 @@ class Media:
     scene: str | None = None
     """Scene folder, relative to the data root."""
     video: str | None = None
-    """Video file, relative to the data root; used when there is no scene folder."""
+    """Video or image file, relative to the data root; used when there is no scene folder."""
     frame_indices: tuple[int, ...] | None = None
     """Frames to use; None leaves the choice to the env."""
 
@@ -51,8 +51,14 @@ class Target:
     """Frame index -> box in pixels of the native colour frame."""
     box_world: Box3D | None = None
     object_id: int | None = None
+    object_ids: tuple[int, ...] | None = None
+    """All objects that are meant; empty when none in the scene is."""
+    boxes_world: tuple[Box3D, ...] | None = None
+    """The boxes of all of them, where each has one."""
     label: str | None = None
     answers: tuple[str, ...] | None = None
+    completion: str | None = None
+    """A reply to be trained on as it is, thoughts and all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +76,14 @@ class Sample:
     kind: str = ""
     """How the query was made: attribute, relation, count, human, ..."""
     provenance: str = ""
-    """Where the supervision comes from, for example projected_from_3d_mask."""
+    """Where the supervision comes from, for example projected_from_3d_mask; where the signals
+    differ, "answers=human; boxes_px=projected_from_3d_mask"."""
+    item_id: str = ""
+    """The benchmark's id of the item, which predictions and scores share."""
+    situation: str = ""
+    """Where the one who asks stands, in words."""
+    options: tuple[str, ...] | None = None
+    """The answers to choose from, with their letters ("A. table")."""
 
 
 class DataError(ValueError):

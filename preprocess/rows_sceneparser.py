@@ -82,8 +82,6 @@ class SceneParserImage:
 
     image_path: str
     objects: tuple[ParsedObject, ...]
-    raw: Mapping[str, Any]
-    """The line as it was read, for a converter that keeps every byte of it."""
 
     @property
     def item_id(self) -> str:
@@ -121,20 +119,10 @@ def read_sceneparser(path: str | Path) -> Rows[SceneParserRow]:
     return Rows(rows=rows, skipped=images.skipped)
 
 
-def parse_image(raw: Mapping[str, Any]) -> SceneParserImage:
-    """Return the image of one line.
-
-    Raises:
-        RowError: If it cannot be used.
-    """
-    return _image(raw, 0)
-
-
 def _image(raw: Mapping[str, Any], _number: int) -> SceneParserImage:
     return SceneParserImage(
         image_path=text(raw, "image_path"),
         objects=tuple(_object(item) for item in listing(need(raw, "objects"), "objects")),
-        raw=raw,
     )
 
 

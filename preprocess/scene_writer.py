@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -102,7 +102,7 @@ class SceneWriter:
 
         Args:
             index: Frame index, the file name.
-            color: uint8 [H, W, 3], or a JPEG file to copy unchanged.
+            color: uint8 [H, W, 3], or a JPEG or PNG file to copy unchanged.
             depth: uint16 millimetres [h, w], or a PNG file of such to copy unchanged.
             camera_to_world: float [4, 4], OpenCV camera axes.
             time_s: Seconds since the first frame.
@@ -111,6 +111,7 @@ class SceneWriter:
 
         target = self._partial / "color" / f"{index}.jpg"
         if isinstance(color, Path):
+            target = target.with_suffix(".png" if color.suffix.lower() == ".png" else ".jpg")
             shutil.copyfile(color, target)
         else:
             Image.fromarray(color).save(target, quality=JPEG_QUALITY)
@@ -138,12 +139,17 @@ class SceneWriter:
             path = self._partial / "intrinsic" / f"intrinsic_{name}.txt"
             path.write_text(matrix_text(square))
 
+    def write_json(self, name: str, content: object) -> None:
+        """Write a further file of the scene."""
+        (self._partial / name).write_text(json.dumps(content, indent=1) + "\n")
+
     def write_labels(
         self,
         objects: Sequence[SceneObject],
         *,
         provenance: str,
         up: Sequence[float] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         """Write what is known about the scene.
 
@@ -151,14 +157,16 @@ class SceneWriter:
             objects: Annotated objects; may be empty.
             provenance: Where the labels come from.
             up: World direction that points up, when known.
+            facts: Further entries of scene.json; may replace depth_scale, units per metre.
         """
         rows = json.dumps([object_row(item) for item in objects], indent=1)
         (self._partial / "objects.json").write_text(rows + "\n")
-        facts = {
+        content = {
             "format": SCENE_FORMAT,
             "scene_id": self._scene_id,
             "depth_scale": 1000.0,
             "provenance": provenance,
             "up": None if up is None else [float(value) for value in up],
+            **(facts or {}),
         }
-        (self._partial / "scene.json").write_text(json.dumps(facts, indent=1) + "\n")
+        self.write_json("scene.json", content)

@@ -15,7 +15,9 @@ from typing import Any, Literal
 from scenerl.preprocess.records import DataError, Media, Sample, Target
 
 FORMAT = "scenerl-samples"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
+"""Version 1 had no item_id, situation, options, object_ids, boxes_world and completion."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +31,10 @@ class Skipped:
     reason: str
     """Short and countable."""
     detail: str = ""
+    split: str = ""
+    """Where it was to go, for what is not of a scene."""
+    broken: bool = False
+    """True for what the owner of the data would call broken; False for documented properties."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +60,9 @@ def sample_to_row(sample: Sample) -> dict[str, Any]:
         "kind": sample.kind,
         "provenance": sample.provenance,
         "scene_id": sample.scene_id,
+        "item_id": sample.item_id,
+        "situation": sample.situation,
+        "options": None if sample.options is None else list(sample.options),
         "media": {
             "kind": media.kind,
             "scene": media.scene,
@@ -67,8 +76,13 @@ def sample_to_row(sample: Sample) -> dict[str, Any]:
             else [{"frame": frame, "box": list(box)} for frame, box in boxes.items()],
             "box_world": None if target.box_world is None else list(target.box_world),
             "object_id": target.object_id,
+            "object_ids": None if target.object_ids is None else list(target.object_ids),
+            "boxes_world": None
+            if target.boxes_world is None
+            else [list(box) for box in target.boxes_world],
             "label": target.label,
             "answers": None if target.answers is None else list(target.answers),
+            "completion": target.completion,
         },
     }
 
@@ -76,8 +90,7 @@ def sample_to_row(sample: Sample) -> dict[str, Any]:
 def row_to_sample(row: dict[str, Any]) -> Sample:
     """Return the sample of a Parquet row; the inverse of `sample_to_row`."""
     media, target = row["media"], row["target"]
-    frames, spans, boxes = media["frame_indices"], target["spans_s"], target["boxes_px"]
-    box, answers = target["box_world"], target["answers"]
+    spans, boxes, worlds = target["spans_s"], target["boxes_px"], target["boxes_world"]
     return Sample(
         sample_id=row["sample_id"],
         dataset=row["dataset"],
@@ -86,21 +99,31 @@ def row_to_sample(row: dict[str, Any]) -> Sample:
         kind=row["kind"],
         provenance=row["provenance"],
         scene_id=row["scene_id"],
+        item_id=row["item_id"] or "",
+        situation=row["situation"] or "",
+        options=_tuple(row["options"]),
         media=Media(
             kind=media["kind"],
             scene=media["scene"],
             video=media["video"],
-            frame_indices=None if frames is None else tuple(frames),
+            frame_indices=_tuple(media["frame_indices"]),
         ),
         target=Target(
             spans_s=None if spans is None else tuple((start, end) for start, end in spans),
             boxes_px=None if boxes is None else {b["frame"]: tuple(b["box"]) for b in boxes},
-            box_world=None if box is None else tuple(box),
+            box_world=_tuple(target["box_world"]),
             object_id=target["object_id"],
+            object_ids=_tuple(target["object_ids"]),
+            boxes_world=None if worlds is None else tuple(tuple(box) for box in worlds),
             label=target["label"],
-            answers=None if answers is None else tuple(answers),
+            answers=_tuple(target["answers"]),
+            completion=target["completion"],
         ),
     )
+
+
+def _tuple(values: list[Any] | None) -> Any:
+    return None if values is None else tuple(values)
 
 
 def _schema() -> Any:
@@ -114,13 +137,17 @@ def _schema() -> Any:
         "boxes_px": pa.list_(box),
         "box_world": numbers,
         "object_id": pa.int64(),
+        "object_ids": pa.list_(pa.int64()),
+        "boxes_world": pa.list_(numbers),
         "label": pa.string(),
         "answers": pa.list_(pa.string()),
+        "completion": pa.string(),
     }
     texts = ("sample_id", "dataset", "split", "question", "kind", "provenance", "scene_id")
     return pa.schema(
         [
-            *((name, pa.string()) for name in texts),
+            *((name, pa.string()) for name in (*texts, "item_id", "situation")),
+            ("options", pa.list_(pa.string())),
             ("media", pa.struct({**media, "frame_indices": pa.list_(pa.int64())})),
             ("target", pa.struct(target)),
         ]
@@ -159,6 +186,11 @@ def check_sample(sample: Sample, root: Path) -> None:
     for frame, (x0, y0, x1, y1) in (target.boxes_px or {}).items():
         if not (x0 < x1 and y0 < y1):
             raise DataError(f"{where}: box of frame {frame} is empty: {(x0, y0, x1, y1)}")
+    if target.boxes_world is not None and len(target.boxes_world) != len(target.object_ids or ()):
+        raise DataError(
+            f"{where}: {len(target.boxes_world)} boxes_world for {len(target.object_ids or ())} "
+            "object_ids; give each object one, or none at all"
+        )
     if target.answers is not None and not target.answers:
         raise DataError(f"{where}: answers is an empty list; give answers or none at all")
 
@@ -177,10 +209,10 @@ def read_manifest(root: str | Path) -> dict[str, Any]:
         )
     manifest: dict[str, Any] = json.loads(path.read_text())
     found = (manifest.get("format"), manifest.get("version"))
-    if found != (FORMAT, VERSION):
+    if found[0] != FORMAT or found[1] not in READABLE:
         raise DataError(
             f"{path}: found format {found[0]!r} version {found[1]!r}, expected {FORMAT!r} version "
-            f"{VERSION}; prepare the data again with this version"
+            f"{' or '.join(map(str, READABLE))}; prepare the data again with this version"
         )
     return manifest
 
@@ -266,7 +298,7 @@ def write_samples(
     skipped: Sequence[Skipped] = (),
     scenes: Sequence[SceneEntry] = (),
     *,
-    replace: Literal["datasets", "scenes"] = "datasets",
+    replace: Literal["datasets", "scenes", "splits"] = "datasets",
 ) -> None:
     """Write samples and the manifest into a prepared folder.
 
@@ -275,8 +307,9 @@ def write_samples(
         samples: Samples of any data sets and splits.
         skipped: What was left out and why; goes into the manifest.
         scenes: The scene folders, for the manifest.
-        replace: What of the folder's earlier content goes: all of the same data sets, or only
-            what belongs to the same scenes. Everything else stays.
+        replace: What of the folder's earlier content goes: all of the same data sets, only
+            what belongs to the same scenes, or only the same splits of the same data sets.
+            Everything else stays; under "splits" all scenes do.
 
     Raises:
         DataError: If a sample is broken, an id repeats, or a scene is in two splits.
@@ -284,8 +317,9 @@ def write_samples(
     root = Path(root)
     (root / "samples").mkdir(parents=True, exist_ok=True)
     items: tuple[Sample | Skipped | SceneEntry, ...] = (*samples, *skipped, *scenes)
-    written: set[str | None] = {
-        item.dataset if replace == "datasets" else item.scene_id for item in items
+    written = {
+        _place(_names(item) if isinstance(item, Sample) else asdict(item), replace)
+        for item in items
     }
     kept = _kept(root, written, replace)
     merged = [*kept[0], *samples]
@@ -322,20 +356,32 @@ def _write_split(root: Path, split: str, samples: list[Sample]) -> dict[str, Any
     }
 
 
+def _place(row: dict[str, Any], replace: str) -> tuple[Any, ...]:
+    """Return what a sample, skipped row or scene shares with those that it replaces."""
+    if replace == "splits":
+        return (row["dataset"], row.get("split", ""))
+    return (row["dataset" if replace == "datasets" else "scene_id"],)
+
+
 def _kept(
-    root: Path, written: set[str | None], replace: str
+    root: Path, written: set[tuple[Any, ...]], replace: str
 ) -> tuple[list[Sample], list[dict[str, Any]], list[dict[str, Any]]]:
     """Return what stays of a folder: samples, skipped rows, scene rows."""
     if not (root / "manifest.json").is_file():
         return [], [], []
-    key = "dataset" if replace == "datasets" else "scene_id"
     manifest = read_manifest(root)
     samples = [
         sample
         for split in manifest["splits"]
         for sample in read_samples(root, split)
-        if getattr(sample, key) not in written
+        if _place(_names(sample), replace) not in written
     ]
-    skipped = [row for row in manifest["skipped"] if row[key] not in written]
-    scenes = [row for row in manifest.get("scenes", ()) if row[key] not in written]
+    skipped = [row for row in manifest["skipped"] if _place(row, replace) not in written]
+    scenes = manifest.get("scenes", [])
+    if replace != "splits":
+        scenes = [row for row in scenes if _place(row, replace) not in written]
     return samples, skipped, scenes
+
+
+def _names(sample: Sample) -> dict[str, Any]:
+    return {"dataset": sample.dataset, "split": sample.split, "scene_id": sample.scene_id}

@@ -2,7 +2,8 @@
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -75,6 +76,49 @@ def read_frames(
         str(path), decoder, lambda p: _read_decord(p, chosen), lambda p: _read_pyav(p, chosen)
     )
     return frames
+
+
+def stream_frames(
+    path: str | Path, indices: Sequence[int], *, max_pixels: int = 1 << 26
+) -> Iterator[tuple[int, np.ndarray | None]]:
+    """Yield (index, uint8 RGB [H, W, 3]) of chosen frames, with one of them in memory.
+
+    Frames are counted as they are decoded, from 0. Decoding stops after the last chosen one. A
+    frame that cannot be reached, because the file breaks off or ends, comes with None.
+
+    Args:
+        path: Video file.
+        indices: Frames, increasing.
+        max_pixels: Most pixels of a frame.
+
+    Raises:
+        DataError: If the file cannot be opened as a video, or its frames are too large.
+    """
+    import av
+
+    if not Path(path).is_file():
+        raise DataError(f"video {path} does not exist")
+    wanted = deque(indices)
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            size = (stream.codec_context.width, stream.codec_context.height)
+            if size[0] * size[1] > max_pixels:
+                raise DataError(
+                    f"{path} has frames of {size[0]}x{size[1]}; most is {max_pixels} pixels"
+                )
+            stream.thread_type = "AUTO"
+            for number, frame in enumerate(container.decode(stream)):
+                if not wanted:
+                    break
+                if number == wanted[0]:
+                    yield wanted.popleft(), frame.to_ndarray(format="rgb24")
+    except (av.FFmpegError, IndexError) as error:
+        if len(wanted) == len(indices):
+            raise DataError(f"{path} cannot be decoded as a video: {error}") from error
+        logger.warning("%s breaks off before frame %d: %s", path, wanted[0], error)
+    for index in wanted:
+        yield index, None
 
 
 def _with_fallback(path: str, decoder: Decoder, first: Any, second: Any) -> Any:

@@ -20,8 +20,11 @@ targets = st.builds(
     | st.dictionaries(st.integers(0, 999), st.tuples(*[numbers] * 4), max_size=3),
     box_world=st.none() | st.tuples(*[numbers] * 6),
     object_id=st.none() | st.integers(1, 65535),
+    object_ids=st.none() | st.lists(st.integers(1, 65535), max_size=3).map(tuple),
+    boxes_world=st.none() | st.lists(st.tuples(*[numbers] * 6), max_size=3).map(tuple),
     label=st.none() | texts,
     answers=st.none() | st.lists(texts, max_size=3).map(tuple),
+    completion=st.none() | texts,
 )
 samples = st.builds(
     Sample,
@@ -34,6 +37,9 @@ samples = st.builds(
     scene_id=st.none() | texts,
     kind=texts,
     provenance=texts,
+    item_id=texts,
+    situation=texts,
+    options=st.none() | st.lists(texts, max_size=4).map(tuple),
 )
 
 

@@ -93,9 +93,7 @@ def test_a_video_is_one_mp4_with_its_frames_and_their_rate(scene: str, tmp_path:
     assert info.times_s == pytest.approx((0.0, 0.5, 1.0, 1.5), abs=1e-3)
     color = Image.open(f"{scene}/color/0.jpg").convert("RGB").resize((56, 28))
     difference = np.abs(read_frames(file, [0])[0].astype(float) - np.asarray(color, float))
-    assert (
-        difference.mean() < 12
-    )  # compressed twice, resized differently; another frame differs by 30
+    assert difference.mean() < 12  # compressed twice and resized differently
 
 
 def test_each_sample_has_a_seed_of_its_own(scene: str) -> None:
@@ -120,7 +118,7 @@ def test_trouble_that_passes_is_tried_again(scene: str) -> None:
 def test_trouble_that_stays_stops_with_what_to_do(scene: str) -> None:
     with (
         chat_server(lambda _: (500, "broken")) as server,
-        pytest.raises(EndpointError, match="HTTP 500: .*the same command continues"),
+        pytest.raises(EndpointError, match=r"HTTP 500: .*the same command continues"),
     ):
         ask(EndpointAnswerer(spec(server.url)), [prompt(scene, "q")], [[0]])
     assert len(server.asked) == 3  # once, and two retries

@@ -130,3 +130,34 @@ def test_a_damaged_file_or_manifest_is_reported(root: Path) -> None:
     (root / "manifest.json").write_text(json.dumps({"format": "other", "version": 9}))
     with pytest.raises(DataError, match="format 'other' version 9"):
         read_samples(root, "train")
+
+
+def test_a_folder_of_version_1_is_read_with_the_new_fields_empty(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "scenes" / "a").mkdir(parents=True)
+    write_samples(tmp_path, [sample("x")])
+    path = tmp_path / "samples" / "train.parquet"
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        for name in ("item_id", "situation", "options"):
+            del row[name]
+        for name in ("object_ids", "boxes_world", "completion"):
+            del row["target"][name]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "version": 1}))
+    assert read_samples(tmp_path, "train") == [sample("x")]
+
+
+def test_writing_one_split_again_keeps_the_others(tmp_path: Path) -> None:
+    for scene in ("a", "b"):
+        (tmp_path / "scenes" / scene).mkdir(parents=True)
+    write_samples(tmp_path, [sample("x"), sample("y", split="val", scene="b")])
+    gone = Skipped(dataset="d", scene_id="b", item="row 1", reason="r", split="val")
+    write_samples(tmp_path, [sample("z", split="val", scene="b")], [gone], replace="splits")
+    assert [s.sample_id for s in read_samples(tmp_path, "train")] == ["x"]
+    assert [s.sample_id for s in read_samples(tmp_path, "val")] == ["z"]
+    write_samples(tmp_path, [sample("w")], replace="splits")
+    assert read_manifest(tmp_path)["skipped_reasons"] == {"r": 1}

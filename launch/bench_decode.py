@@ -1,0 +1,98 @@
+"""The case `decode` of `launch bench`: frames of a long-GOP H.264 file, by access pattern."""
+
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from scenerl.launch.measure import BenchSettings, Comparison, Entry
+
+PACKAGES = ("decord", "av", "torchcodec", "opencv-python-headless")
+
+
+def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
+    """Yield one comparison per access pattern: opening the file and reading its frames."""
+    frames, size = (60, (160, 120)) if settings.quick else (400, (640, 480))
+    some = min(32, frames // 2)
+    patterns = {
+        f"{some} uniform": [round(k * (frames - 1) / (some - 1)) for k in range(some)],
+        f"{some} random": random.Random(0).sample(range(frames), some),
+        f"clip of {some}": list(range(frames // 2, frames // 2 + some)),
+        f"all {frames}": list(range(frames)),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_clip(path, frames, size)
+        readers, left_out = _peers(path)
+        for name, indices in patterns.items():
+            yield Comparison(
+                case=f"{name} of {frames} frames {size[0]}x{size[1]}",
+                ours=(Entry(name="scenerl", run=partial(_ours, path, indices)),),
+                peers=tuple(Entry(name=n, run=partial(r, indices)) for n, r in readers.items()),
+                left_out=left_out,
+            )
+
+
+def write_clip(path: Path, frames: int, size: tuple[int, int]) -> None:
+    """Write a moving pattern as H.264 with a key frame every 250 frames, as cameras write it."""
+    import av
+    import numpy as np
+
+    width, height = size
+    noise = np.random.default_rng(0).integers(0, 40, (height, width, 3), dtype=np.uint8)
+    rows, columns = np.mgrid[:height, :width]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"g": "250", "crf": "23"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number in range(frames):
+            wave = 90 + 60 * np.sin((columns + 3 * number) / 40) * np.cos((rows - number) / 30)
+            image = wave[..., None].astype(np.uint8) + np.roll(noise, 2 * number, axis=1)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def _ours(path: Path, indices: list[int]) -> object:
+    from scenerl.preprocess.video import read_frames
+
+    return read_frames(path, indices)
+
+
+def _peers(path: Path) -> tuple[dict[str, Callable[[list[int]], object]], tuple[str, ...]]:
+    """Return name -> reader of what is installed, and why the others are left out."""
+    from scenerl.preprocess.video import read_frames
+
+    readers: dict[str, Callable[[list[int]], object]] = {
+        "decord": lambda indices: read_frames(path, indices, decoder="decord"),
+        "PyAV": lambda indices: read_frames(path, indices, decoder="pyav"),
+        "OpenCV": partial(_read_opencv, path),
+    }
+    found, left_out = {}, []
+    for name, reader in readers.items():
+        try:
+            reader([0])
+        except (ImportError, OSError, ValueError) as error:
+            left_out.append(f"{name}: {error}")
+        else:
+            found[name] = reader
+    return found, tuple(left_out)
+
+
+def _read_opencv(path: Path, indices: list[int]) -> object:
+    import cv2
+    import numpy as np
+
+    capture = cv2.VideoCapture(str(path))
+    frames, expected = [], 0
+    for index in indices:
+        if index != expected:
+            capture.set(cv2.CAP_PROP_POS_FRAMES, index)
+        good, image = capture.read()
+        if not good:
+            raise ValueError(f"OpenCV cannot read frame {index} of {path}")
+        frames.append(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+        expected = index + 1
+    capture.release()
+    return np.stack(frames)
