@@ -1,11 +1,11 @@
-"""Video question answering: a question about the scene, a short text as the reply."""
+"""Question answering: a question about a video (or an image), a short text as the reply."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from scenerl.configs.schema import EnvConfig
 from scenerl.envs.family import ModelFamily
-from scenerl.envs.media_refs import media_facts, video_ref
+from scenerl.envs.media_refs import image_ref, media_facts, video_ref
 from scenerl.envs.parsing import extract_answer
 from scenerl.envs.records import ParseError, Prompt, TextAnswer
 from scenerl.envs.templates import messages, question_text, reply_text, short_query
@@ -14,15 +14,13 @@ from scenerl.preprocess.records import Sample, Span
 
 @dataclass(frozen=True, slots=True)
 class VideoQA:
-    """A video and a question; the reply is a word, a number or a short phrase."""
+    """A video or an image and a question; the reply is a word, a number or a short phrase."""
 
     config: EnvConfig
     family: ModelFamily
 
     def skip_reason(self, sample: Sample) -> str | None:
         """Say why a sample cannot be trained or evaluated on."""
-        if sample.media.kind != "video":
-            return "not a video"
         return None if sample.target.answers else "no true answer"
 
     def prompts(
@@ -35,12 +33,16 @@ class VideoQA:
         supervised: bool = False,
     ) -> list[Prompt]:
         """Make the one prompt of a sample; span, seed and supervision make no difference."""
-        media = video_ref(media_facts(sample.media, data_root), self.config, self.family)
+        facts = media_facts(sample.media, data_root)
+        if sample.media.kind == "image":
+            media = image_ref(facts, 0, self.config, self.family)
+        else:
+            media = video_ref(facts, self.config, self.family)
         return [
             Prompt(
                 prompt_id=sample.sample_id,
                 sample=sample,
-                messages=messages(self.config, "video_qa", "video", question_text(sample)),
+                messages=messages(self.config, "video_qa", media.kind, question_text(sample)),
                 media=(media,),
                 task="video_qa",
             )

@@ -13,6 +13,7 @@ SOURCES = (
     "scenerl.launch.preprocess_scannet",
     "scenerl.launch.preprocess_raw",
     "scenerl.launch.preprocess_sceneparser",
+    "scenerl.launch.preprocess_annotations",
 )
 """Modules with ``add_commands(commands)``; each adds its subcommands with ``run`` as default."""
 

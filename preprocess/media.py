@@ -1,4 +1,4 @@
-"""Scene folders and video files behind one face."""
+"""Scene folders, video files and single images behind one face."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +7,10 @@ from typing import Protocol
 import numpy as np
 
 from scenerl.preprocess.records import DataError
-from scenerl.preprocess.scene import Scene
+from scenerl.preprocess.scene import Scene, image_size
 from scenerl.preprocess.video import VideoInfo, probe, read_frames
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 class FrameSource(Protocol):
@@ -86,8 +88,31 @@ class VideoFrames:
         return read_frames(self._path, indices)
 
 
+class StillImage:
+    """An image file, a video of one frame."""
+
+    frame_indices: tuple[int, ...] = (0,)
+
+    def __init__(self, path: Path) -> None:
+        """Read the image's header."""
+        self._path = path
+        self.native_size = image_size(path)
+
+    def times_s(self, index: int) -> float:
+        """Return 0."""
+        return 0.0
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """Return the image for every index, uint8 RGB [n, H, W, 3]."""
+        from PIL import Image
+
+        with Image.open(self._path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        return np.stack([pixels for _ in indices])
+
+
 def open_media(path: str | Path) -> FrameSource:
-    """Open a scene folder or a video file.
+    """Open a scene folder, a video file or an image file.
 
     Raises:
         DataError: If there is nothing at the path, or it cannot be opened.
@@ -95,6 +120,8 @@ def open_media(path: str | Path) -> FrameSource:
     place = Path(path)
     if place.is_dir():
         return SceneFrames(Scene.open(place, check="files"))
+    if place.is_file() and place.suffix.lower() in IMAGE_SUFFIXES:
+        return StillImage(place)
     if place.is_file():
         return VideoFrames(place)
-    raise DataError(f"{place} does not exist; expected a scene folder or a video file")
+    raise DataError(f"{place} does not exist; expected a scene folder, a video or an image file")

@@ -164,7 +164,25 @@ def _scene_object(piece: Piece) -> SceneObject:
     )
 
 
-def _write_room(folder: Path, room: Room, rendered: RenderedRoom, config: RoomsConfig) -> None:
+def _appearances(sightings: list[Sighting]) -> dict[str, dict[str, object]]:
+    """Return what appearances.json holds: where each piece is seen well."""
+    return {
+        str(s.piece.object_id): {
+            "spans_s": [list(span) for span in s.spans_s],
+            "boxes_px": {str(frame): list(box) for frame, box in s.boxes_px.items()},
+        }
+        for s in sightings
+        if s.boxes_px
+    }
+
+
+def _write_room(
+    folder: Path,
+    room: Room,
+    rendered: RenderedRoom,
+    sightings: list[Sighting],
+    config: RoomsConfig,
+) -> None:
     with SceneWriter(folder, scene_id=folder.name) as writer:
         writer.write_intrinsics(rendered.intrinsics, rendered.intrinsics)
         for number in range(config.num_frames):
@@ -178,6 +196,7 @@ def _write_room(folder: Path, room: Room, rendered: RenderedRoom, config: RoomsC
             writer.write_instance(number, rendered.instance[number])
         objects = [_scene_object(piece) for piece in room.pieces]
         writer.write_labels(objects, provenance=PROVENANCE, up=(0, 0, 1))
+        writer.write_json("appearances.json", _appearances(sightings))
 
 
 def make_room(output: Path, config: RoomsConfig, split: str, number: int) -> MadeRoom:
@@ -188,8 +207,8 @@ def make_room(output: Path, config: RoomsConfig, split: str, number: int) -> Mad
     scene_id = room_id(split, number)
     room, rendered, attempts = draw_room(config, split, number)
     folder = output / "scenes" / scene_id
-    _write_room(folder, room, rendered, config)
     sightings = _sightings(room, rendered, config)
+    _write_room(folder, room, rendered, sightings, config)
     rng = np.random.default_rng(derive_seed(config.seed, "queries", split, number))
     by_id = {s.piece.object_id: s for s in sightings}
     samples = [
