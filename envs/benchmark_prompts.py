@@ -27,7 +27,7 @@ class Asking:
 
     payload: Payload
     text: str
-    """With {question}, {situation}, {options} and {box} where the benchmark has them."""
+    """With {question}, {situation}, {options}, {box} and {label} where the benchmark has them."""
     max_tokens: int
     """New tokens of a reply."""
     words: Literal["official", "ours"] = "ours"
@@ -89,7 +89,7 @@ ASKING: Final[dict[str, Asking]] = {
     "sceneparser": Asking(
         payload="objects",
         max_tokens=2048,
-        text="Return a single JSON object only.\nFind every {question} in the image, with its "
+        text="Return a single JSON object only.\nFind every {label} in the image, with its "
         "parts and, for each part, what can be done with it:\n"
         '{{"objects": [{{"name": "...", "bbox": [x0, y0, x1, y1], "parts": [{{"part_name": "...", '
         '"bbox": [x0, y0, x1, y1], "affordances": [{{"action": "...", "point": [x, y]}}]}}]}}]}}\n'
@@ -123,17 +123,12 @@ def benchmark_text(how: Asking, sample: Sample, style: Style = "benchmark") -> s
         text = how.api
     filled = text.format(
         question=sample.question.strip(),
-        situation=(sample.situation or "").strip(),
+        situation=sample.situation.strip(),
         options=options_text(sample.options or ()),
         box=box_text(sample.target.box_world),
+        label=sample.target.label or sample.question.strip(),
     )
     return filled.strip()
-
-
-def policy_question(sample: Sample) -> str:
-    """Return situation, question and options as one question for the policy's own template."""
-    parts = (sample.situation, sample.question, options_text(sample.options or ()))
-    return "\n".join(part.strip() for part in parts if part and part.strip())
 
 
 def options_text(options: Sequence[str]) -> str:

@@ -12,7 +12,6 @@ from scenerl.envs.benchmark_prompts import (
     Style,
     asking,
     benchmark_text,
-    policy_question,
 )
 from scenerl.envs.benchmark_replies import parse_reply
 from scenerl.envs.family import ModelFamily
@@ -59,9 +58,8 @@ class BenchmarkTask:
             DataError: If the media cannot be found.
         """
         if self.style == "policy":
-            asked = dataclasses.replace(sample, question=policy_question(sample))
-            [prompt] = self._env().prompts(asked, data_root)
-            return dataclasses.replace(prompt, sample=sample)
+            [prompt] = self._env().prompts(sample, data_root)
+            return prompt
         facts = media_facts(sample.media, data_root)
         if sample.media.kind == "image":
             media = tuple(

@@ -6,9 +6,10 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from scenerl.configs.schema import ConfigError
+from scenerl.envs.benchmark_prompts import Payload
 from scenerl.envs.benchmark_replies import prediction_line
 from scenerl.launch.eval_items import read_ids
 from scenerl.launch.eval_run import value_sha256
@@ -22,6 +23,12 @@ from scenerl.rl.durable import write_json, write_lines
 from scenerl.rl.sampled_scores import over_samples
 
 logger = logging.getLogger(__name__)
+
+THRESHOLDS: Final[dict[Payload, tuple[float, ...]]] = {
+    "box": (0.25, 0.5),
+    "span_s": (0.3, 0.5, 0.7),
+}
+"""Overlaps from which a reply is right."""
 
 
 def read_references(
@@ -153,19 +160,30 @@ def summary(reports: Sequence[Report], merged: Merged) -> dict[str, Any]:
     result["samples"] = {
         "samples_per_question": len(reports),
         "temperature": merged.identity["temperature"],
-        "metrics": {name: over_samples(values) for name, values in per_item(reports).items()},
+        "metrics": {
+            name: over_samples(values)
+            for name, values in per_item(reports, merged.identity["payload"]).items()
+        },
     }
     return result
 
 
-def per_item(reports: Sequence[Report]) -> dict[str, dict[str, list[float]]]:
-    """Return metric -> item id -> its value for each reply; items without a value are left out."""
+def per_item(reports: Sequence[Report], payload: Payload) -> dict[str, dict[str, list[float]]]:
+    """Return metric -> item id -> its value for each reply, over all items and over each group.
+
+    An overlap also counts as reached or not at the field's thresholds, so that it has a pass@k.
+    Items without a value are left out.
+    """
     table: dict[str, dict[str, list[float]]] = {}
     for report in reports:
         for item in report.items:
-            for name, value in item.values.items():
-                if value is not None:
-                    table.setdefault(name, {}).setdefault(item.item_id, []).append(float(value))
+            values = {name: value for name, value in item.values.items() if value is not None}
+            if "iou" in values:
+                levels = THRESHOLDS.get(payload, ())
+                values |= {f"iou>={level}": float(values["iou"] >= level) for level in levels}
+            for name, value in values.items():
+                for key in (name, *(f"{group}/{name}" for group in item.groups)):
+                    table.setdefault(key, {}).setdefault(item.item_id, []).append(float(value))
     count = len(reports)
     whole = {
         name: {item: values for item, values in rows.items() if len(values) == count}

@@ -316,6 +316,7 @@ def test_the_transformers_engine_answers_and_goes_on(world: Path, tmp_path: Path
     assert main(engine(world, tmp_path, "transformers", *other)) == 64
 
 
+@pytest.mark.slow  # vLLM starts for 20 s
 def test_vllm_answers(world: Path, tmp_path: Path) -> None:
     several = ["--samples-per-question", "2", "--temperature", "1.0"]
     assert main(engine(world, tmp_path, "vllm", *several)) == 0
