@@ -14,6 +14,7 @@ SOURCES = (
     "scenerl.launch.preprocess_raw",
     "scenerl.launch.preprocess_sceneparser",
     "scenerl.launch.preprocess_annotations",
+    "scenerl.launch.preprocess_export",
 )
 """Modules with ``add_commands(commands)``; each adds its subcommands with ``run`` as default."""
 

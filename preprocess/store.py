@@ -186,10 +186,11 @@ def check_sample(sample: Sample, root: Path) -> None:
     for frame, (x0, y0, x1, y1) in (target.boxes_px or {}).items():
         if not (x0 < x1 and y0 < y1):
             raise DataError(f"{where}: box of frame {frame} is empty: {(x0, y0, x1, y1)}")
-    if target.boxes_world is not None and len(target.boxes_world) != len(target.object_ids or ()):
+    ids, worlds = target.object_ids, target.boxes_world
+    if ids is not None and worlds is not None and len(ids) != len(worlds):
         raise DataError(
-            f"{where}: {len(target.boxes_world)} boxes_world for {len(target.object_ids or ())} "
-            "object_ids; give each object one, or none at all"
+            f"{where}: {len(worlds)} boxes_world for {len(ids)} object_ids; give each object one, "
+            "or none at all"
         )
     if target.answers is not None and not target.answers:
         raise DataError(f"{where}: answers is an empty list; give answers or none at all")
