@@ -10,17 +10,83 @@ _NUMBER_WORDS: Final = (
     *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
     *("eighteen", "nineteen", "twenty"),
 )
-_WORD_OF_DIGITS: Final = {str(number): word for number, word in enumerate(_NUMBER_WORDS)}
 _NUMBER_OF_WORD: Final = {word: float(number) for number, word in enumerate(_NUMBER_WORDS)}
 _WORD = re.compile(r"[^\W_]+(?:[.'-][^\W_]+)*")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 _ARTICLES: Final = frozenset({"a", "an", "the"})
 _CLOSED_ANSWERS: Final = frozenset({("yes",), ("no",)})
 
+_RESPELLED: Final = {
+    **{"letf": "left", "let": "left", "tehre": "there", "rigth": "right", "rght": "right"},
+    **{"behine": "behind", "tv": "TV", "chai": "chair", "wasing": "washing"},
+    **{"waslked": "walked", "oclock": "o'clock"},
+}
+_DIGITS: Final = {
+    **{str(number): word for number, word in enumerate(_NUMBER_WORDS)},
+    **{"23": "twenty-three", "none": "zero"},
+}
+_RESPELL = re.compile(rf"\b(?:{'|'.join(_RESPELLED)})\b")
+_SPELL_OUT = re.compile(rf"\b(?:{'|'.join(_DIGITS)})\b")
+_DROPPED = re.compile(r"[^a-zA-Z0-9,'\s\-:]+")
+_NUMBERED_WORD = re.compile(r"\b([a-zA-Z]+)([0-9])\b")
+_ARTICLE_BEFORE = tuple(re.compile(rf"\b{word}\b ([a-zA-Z]+)") for word in ("a", "an", "the"))
+
+
+def clean_answer(text: str) -> str:
+    """Return an answer as SQA3D's script normalises it before two answers are compared.
+
+    In this order: lower case; spaces stripped and collapsed; every character but ASCII letters and
+    digits, comma, apostrophe, white space, hyphen and colon dropped; a dozen misspellings
+    corrected; 0 to 20, 23 and "none" spelled out; one digit dropped from the end of a word
+    ("no1"); "a", "an" and "the" dropped before a word; "backwards" -> "backward".
+
+    Applying it twice may give something else ("the a chair" -> "the chair" -> "chair"), "3.5"
+    becomes "35", 21 stays 21, and "tv" becomes "TV".
+
+    Source: SilongYong/SQA3D LLM/eval_sqa3d_llm.py (clean_answer); the same in LEO, MSR3D, Beacon3D,
+    SceneCOT, Video-3D-LLM and GS-Reasoner.
+    """
+    text = re.sub(" +$", "", text.lower())
+    text = re.sub(" {2,}", " ", re.sub("^ +", "", text))
+    text = _DROPPED.sub("", text)
+    text = _RESPELL.sub(lambda found: _RESPELLED[found[0]], text)
+    text = re.sub(r"\bo' +clock\b", "o'clock", text)
+    text = _SPELL_OUT.sub(lambda found: _DIGITS[found[0]], text)
+    text = _NUMBERED_WORD.sub(r"\1", text)
+    for article in _ARTICLE_BEFORE:
+        text = article.sub(r"\1", text)
+    return re.sub(r"\bbackwards\b", "backward", text)
+
+
+def official_match(text: str, answers: Sequence[str]) -> tuple[bool, bool]:
+    """Return (exact match, refined match) of cleaned texts, by the rule of LEO and Beacon3D.
+
+    The answers are tried in order; the first that is equal, or contains the text, or is contained
+    in it (white space removed) decides. So an exact match behind a loose one is lost, the empty
+    text matches everything, and "no" matches "north": never a reward. `is_refined_match` is the
+    guarded rule.
+
+    Source: embodied-generalist evaluator/scanqa_eval.py, beacon-3d utils.py (answer_match).
+    """
+    joined = "".join(text.split())
+    for answer in answers:
+        if text == answer:
+            return True, True
+        true = "".join(answer.split())
+        if joined in true or true in joined:
+            return False, True
+    return False, False
+
 
 def answer_words(text: str) -> tuple[str, ...]:
-    """Return the words that count: lower case, no punctuation or articles, 0..20 spelled out."""
-    words = (_WORD_OF_DIGITS.get(word, word) for word in _WORD.findall(text.lower()))
+    """Return the words that count, each cleaned as `clean_answer` does, without articles.
+
+    Unlike there, "3.5" stays a number and words of other alphabets stay.
+    """
+    words = (
+        word if "." in word else clean_answer(word).lower() or word
+        for word in _WORD.findall(text.lower())
+    )
     return tuple(word for word in words if word not in _ARTICLES)
 
 

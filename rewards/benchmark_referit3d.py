@@ -48,7 +48,8 @@ def read_references(name: str) -> Callable[[Path, Options], References]:
         rows = whole(read_nr3d(path), path) if name == "nr3d" else whole(read_sr3d(path), path)
         boxes = open_boxes(options["boxes"])
         scenes = _scenes(options["scenes"])
-        by_id, left_out = {}, {}
+        by_id: dict[str, ReferTarget] = {}
+        left_out: dict[str, int] = {}
         for where, row in rows:
             reason = _left_out(row, options["filter"], scenes)
             if reason is not None:

@@ -14,6 +14,13 @@ BENCHMARKS: dict[str, str] = {
     "vsibench": "scenerl.rewards.benchmark_vsibench",
     "temporal": "scenerl.rewards.benchmark_temporal",
     "sceneparser": "scenerl.rewards.benchmark_sceneparser",
+    "scanqa": "scenerl.rewards.benchmark_scanqa",
+    "sqa3d": "scenerl.rewards.benchmark_sqa3d",
+    "scan2cap": "scenerl.rewards.benchmark_scan2cap",
+    "msqa": "scenerl.rewards.benchmark_msqa",
+    "gqa3d": "scenerl.rewards.benchmark_msqa",
+    "beacon3d-grounding": "scenerl.rewards.benchmark_beacon3d",
+    "beacon3d-qa": "scenerl.rewards.benchmark_beacon3d",
 }
 """Name -> module with ``BENCHMARK``, or with ``BENCHMARKS`` by name where it has several; a module
 is imported when its benchmark is asked for."""

@@ -26,7 +26,8 @@ def ratio(*sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the first sum over the second, NaN where that is 0."""
     top, bottom = sums
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(bottom == 0, np.nan, top / bottom))
+        share: npt.NDArray[np.float64] = np.where(bottom == 0, np.nan, top / bottom)
+    return share
 
 
 def macro(*sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

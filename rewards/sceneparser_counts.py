@@ -1,7 +1,7 @@
 """What one image adds to the sums of SceneParser-Bench's object script."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from scenerl.rewards.sceneparser_match import (
@@ -20,10 +20,16 @@ from scenerl.rewards.sceneparser_match import (
 )
 
 Counts: TypeAlias = defaultdict[str, float]
+Rates: TypeAlias = tuple[float, float]
+"""(precision, recall)."""
+Sides: TypeAlias = tuple[Thing, Thing]
+"""(true object, predicted object)."""
+Levels: TypeAlias = tuple[Sequence[Thing], Sequence[Thing]]
+"""Their affordances."""
 
 
 def count_object_sample(
-    true: Sequence[Thing], predicted: Sequence[Thing], rules: Rules, is_answered: bool
+    true: Sequence[Thing], predicted: Sequence[Thing], rules: Rules, *, full: bool
 ) -> Counts:
     """Return the sums' columns of one (image, category), by name.
 
@@ -31,48 +37,52 @@ def count_object_sample(
         true: Objects of the truth.
         predicted: Objects of the prediction.
         rules: How names and points are compared.
-        is_answered: False where there is no prediction at all.
+        full: Also the columns that only the full report needs.
     """
-    counts = Counts(float, samples=1.0, json=float(is_answered))
-    add_totals(counts, true, predicted, rules)
-    for threshold in (0.5, 0.95):
+    counts = Counts(float)
+    true_affs = [rules.object_affordances(thing) for thing in true]
+    affs = [rules.object_affordances(thing) for thing in predicted]
+    add_totals(counts, "true", true, true_affs)
+    add_totals(counts, "predicted", predicted, affs)
+    counts["eligible"] = sum(
+        bool(parts_of(thing)) or bool(own) for thing, own in zip(true, true_affs, strict=True)
+    )
+    for threshold in (0.5, 0.95) if full else (0.5,):
         pairs = match_boxes(true, predicted, rules.object_name, threshold)
-        add_macro(counts, f"object_{threshold}", [object_rates(pairs, true, predicted)])
-        part_rates, aff_rates, exact = [], [], []
+        part_rates: list[Rates | None] = []
+        aff_rates: list[Rates | None] = []
         for i, j in pairs:
-            part_pairs = match_boxes(
-                parts_of(true[i]), parts_of(predicted[j]), rules.part_name, threshold
-            )
-            part_rate = rates(len(part_pairs), parts_of(true[i]), parts_of(predicted[j]))
-            part_rates += [part_rate] if part_rate else []
+            sides = (true[i], predicted[j])
+            part_pairs = match_boxes(*map(parts_of, sides), rules.part_name, threshold)
+            part_rates.append(rates(len(part_pairs), *map(parts_of, sides)))
             if threshold == 0.5:
-                aff_rate = _add_matched(counts, true[i], predicted[j], part_pairs, rules)
-                aff_rates += [aff_rate] if aff_rate else []
-                exact.append(part_rate == (1.0, 1.0) and aff_rate == (1.0, 1.0))
-        add_macro(counts, f"part_{threshold}", _mean_of(part_rates))
+                levels = (true_affs[i], affs[j])
+                aff_rates.append(_add_matched(counts, sides, levels, part_pairs, rules))
+                if full:
+                    _add_expansion(counts, sides, part_pairs, rules)
+                    _add_semantics(counts, sides, levels, rules)
+        add_macro(counts, f"object_{threshold}", [object_rates(pairs, true, predicted)])
+        add_macro(counts, f"part_{threshold}", part_rates)
         if threshold == 0.5:
             counts["L1/tp"] = len(pairs)
-            add_macro(counts, "affordance_point_in_bbox", _mean_of(aff_rates))
-            counts["exact_hits"] = sum(exact) / len(exact) if aff_rates else 0
+            add_macro(counts, "affordance_point_in_bbox", aff_rates)
+            perfect = [
+                part == aff == (1.0, 1.0) for part, aff in zip(part_rates, aff_rates, strict=True)
+            ]
+            if any(aff_rates):
+                counts["exact_hits"] = sum(perfect) / len(perfect)
     return counts
 
 
 def add_totals(
-    counts: Counts, true: Sequence[Thing], predicted: Sequence[Thing], rules: Rules
+    counts: Counts, side: str, things: Sequence[Thing], affordances: Sequence[Sequence[Thing]]
 ) -> None:
-    """Add the denominators."""
-    for side, things in (("true", true), ("predicted", predicted)):
-        affordances = [rules.object_affordances(thing) for thing in things]
-        counts[f"L1/{side}"] = len(things)
-        counts[f"L2/{side}"] = sum(len(parts_of(thing)) for thing in things)
-        counts[f"L3/{side}"] = sum(map(len, affordances))
-        counts[f"{side}_with_parts"] = sum(bool(parts_of(thing)) for thing in things)
-        counts[f"{side}_with_affs"] = sum(map(bool, affordances))
-        if side == "true":
-            counts["eligible"] = sum(
-                bool(parts_of(thing)) or bool(own)
-                for thing, own in zip(things, affordances, strict=True)
-            )
+    """Add the denominators of a side, "true" or "predicted"."""
+    counts[f"L1/{side}"] = len(things)
+    counts[f"L2/{side}"] = sum(len(parts_of(thing)) for thing in things)
+    counts[f"L3/{side}"] = sum(map(len, affordances))
+    counts[f"{side}_with_parts"] = sum(bool(parts_of(thing)) for thing in things)
+    counts[f"{side}_with_affs"] = sum(map(bool, affordances))
 
 
 def object_rates(
@@ -85,9 +95,7 @@ def object_rates(
     return len(pairs) / len(predicted), recall
 
 
-def rates(
-    matched: int, true: Sequence[Thing], predicted: Sequence[Thing]
-) -> tuple[float, float] | None:
+def rates(matched: int, true: Sequence[Thing], predicted: Sequence[Thing]) -> Rates | None:
     """Return (precision, recall), None when both sides are empty."""
     if not true and not predicted:
         return None
@@ -97,30 +105,26 @@ def rates(
     )
 
 
-def _mean_of(found: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the mean rates of an image's matched objects, none when there are none."""
-    if not found:
-        return []
-    return [(sum(p for p, _ in found) / len(found), sum(r for _, r in found) / len(found))]
+def add_macro(counts: Counts, name: str, found: Sequence[Rates | None]) -> None:
+    """Add the mean (precision, recall) of an image to the sums of a mean over images.
 
-
-def add_macro(counts: Counts, name: str, found: Sequence[tuple[float, float]]) -> None:
-    """Add (precision, recall) pairs to the sums of a macro mean."""
-    for precision, recall in found:
-        counts[f"{name}/p"] += precision
-        counts[f"{name}/r"] += recall
+    None is left out; an image that has nothing else adds nothing.
+    """
+    kept = [rate for rate in found if rate is not None]
+    if kept:
+        counts[f"{name}/p"] += sum(precision for precision, _ in kept) / len(kept)
+        counts[f"{name}/r"] += sum(recall for _, recall in kept) / len(kept)
         counts[f"{name}/n"] += 1
 
 
 def _add_matched(
-    counts: Counts, true: Thing, predicted: Thing, pairs: Pairs, rules: Rules
-) -> tuple[float, float] | None:
+    counts: Counts, sides: Sides, levels: Levels, pairs: Pairs, rules: Rules
+) -> Rates | None:
     """Add one matched object; returns (precision, recall) of its affordances in matched parts."""
-    true_parts, parts = parts_of(true), parts_of(predicted)
-    true_affs, affs = rules.object_affordances(true), rules.object_affordances(predicted)
-    of_parts = [a for part in true_parts for a in rules.part_affordances(part)]
-    found_of_parts = [a for part in parts for a in rules.part_affordances(part)]
-    matched = count_points_in_parts(true, predicted, pairs, rules)
+    true_parts, parts = parts_of(sides[0]), parts_of(sides[1])
+    true_affs, affs = levels
+    of_parts, found_of_parts = (_of_parts(side, rules) for side in sides)
+    matched = count_points_in_parts(*sides, pairs, rules)
     aff_rate = rates(matched, of_parts, found_of_parts)
     loose = matched if true_parts else count_points(true_affs, affs, rules, part_bbox)
     counts["L2/tp"] += len(pairs)
@@ -128,7 +132,7 @@ def _add_matched(
     part_rate = rates(len(pairs), true_parts, parts)
     if true_parts and of_parts:
         parsed = bool(pairs) and matched > 0
-        exact = part_rate == (1.0, 1.0) and aff_rate == (1.0, 1.0)
+        exact = part_rate == aff_rate == (1.0, 1.0)
     elif true_parts:
         parsed, exact = bool(pairs), part_rate == (1.0, 1.0)
     else:
@@ -137,25 +141,19 @@ def _add_matched(
     counts["parsed"] += parsed
     counts["exact"] += exact
     counts["parsed_conditional"] += bool(pairs) and matched > 0
-    counts["loose"] += is_parsed(true, predicted, rules)
-    counts["strict"] += is_parsed(true, predicted, rules, strict=True)
-    for side, some_parts, some_affs in (
-        ("true", true_parts, true_affs),
-        ("predicted", parts, affs),
-    ):
-        counts[f"matched_parts/{side}"] += len(some_parts)
-        counts[f"matched_affs/{side}"] += len(some_affs)
-    _add_expansion(counts, true, predicted, pairs, rules)
-    _add_semantics(counts, true, predicted, rules)
+    counts["loose"] += is_parsed(*sides, rules)
+    counts["strict"] += is_parsed(*sides, rules, strict=True)
     return aff_rate
 
 
-def _add_expansion(
-    counts: Counts, true: Thing, predicted: Thing, pairs: Pairs, rules: Rules
-) -> None:
+def _of_parts(thing: Thing, rules: Rules) -> list[Thing]:
+    return [a for part in parts_of(thing) for a in rules.part_affordances(part)]
+
+
+def _add_expansion(counts: Counts, sides: Sides, pairs: Pairs, rules: Rules) -> None:
     """Add whether levels are there where the truth has them, and where it has not."""
-    true_parts, parts = bool(parts_of(true)), bool(parts_of(predicted))
-    true_affs, affs = has_part_affordances(true, rules), has_part_affordances(predicted, rules)
+    true_parts, parts = (bool(parts_of(side)) for side in sides)
+    true_affs, affs = (has_part_affordances(side, rules) for side in sides)
     counts["expansion/part/true"] += true_parts
     counts["expansion/part/predicted"] += parts
     counts["expansion/part/tp"] += true_parts and parts
@@ -166,8 +164,8 @@ def _add_expansion(
     counts["matched_predicted_affs"] += affs
     counts["aff_mismatch"] += true_affs and not affs
     for i, j in pairs:
-        true_has = bool(rules.part_affordances(parts_of(true)[i]))
-        has = bool(rules.part_affordances(parts_of(predicted)[j]))
+        true_has = bool(rules.part_affordances(parts_of(sides[0])[i]))
+        has = bool(rules.part_affordances(parts_of(sides[1])[j]))
         counts["expansion/aff/true"] += true_has
         counts["expansion/aff/predicted"] += has
         counts["expansion/aff/tp"] += true_has and has
@@ -176,16 +174,18 @@ def _add_expansion(
         counts["aff_under"] += true_has and not has
 
 
-def _add_semantics(counts: Counts, true: Thing, predicted: Thing, rules: Rules) -> None:
+def _add_semantics(counts: Counts, sides: Sides, levels: Levels, rules: Rules) -> None:
     """Add how names and actions agree, and how boxes and points fit where they do."""
-    true_parts, parts = parts_of(true), parts_of(predicted)
-    names = [
-        [rules.part_name(p) for p in side if p.get("part_name")] for side in (true_parts, parts)
-    ]
-    _add_common(counts, "semantic/part", *names)
-    true_affs, affs = rules.object_affordances(true), rules.object_affordances(predicted)
-    actions = [[rules.action(a) for a in side if a.get("action")] for side in (true_affs, affs)]
-    _add_common(counts, "semantic/aff", *actions)
+    true_parts, parts = (parts_of(side) for side in sides)
+    true_affs, affs = levels
+    for side, some_parts, some_affs in (
+        ("true", true_parts, true_affs),
+        ("predicted", parts, affs),
+    ):
+        counts[f"matched_parts/{side}"] += len(some_parts)
+        counts[f"matched_affs/{side}"] += len(some_affs)
+    _add_common(counts, "semantic/part", sides_of(true_parts, parts, "part_name", rules.part_name))
+    _add_common(counts, "semantic/aff", sides_of(true_affs, affs, "action", rules.action))
 
     named = [part for part in true_parts if rules.part_name(part)]
     pairs = match_boxes(named, parts, rules.part_name, -1.0, floor=-1.0)
@@ -198,14 +198,22 @@ def _add_semantics(counts: Counts, true: Thing, predicted: Thing, rules: Rules) 
     for affordance in true_affs:
         action = rules.action(affordance)
         free = (j for j, a in enumerate(affs) if j not in used and rules.action(a) == action)
-        j = next(free, None) if action else None
-        if j is not None:
-            used.add(j)
-            counts["aff_point"] += rules.is_inside(affs[j], affordance, None)
+        match = next(free, None) if action else None
+        if match is not None:
+            used.add(match)
+            counts["aff_point"] += rules.is_inside(affs[match], affordance, None)
     counts["aff_action_pairs"] += len(used)
 
 
-def _add_common(counts: Counts, name: str, true: Sequence[str], predicted: Sequence[str]) -> None:
-    counts[f"{name}/tp"] += common(true, predicted)
-    counts[f"{name}/true"] += len(true)
-    counts[f"{name}/predicted"] += len(predicted)
+def sides_of(
+    true: Sequence[Thing], predicted: Sequence[Thing], key: str, name: Callable[[Thing], str]
+) -> tuple[list[str], list[str]]:
+    """Return the labels of both sides, of things that have one."""
+    labels = [[name(thing) for thing in side if thing.get(key)] for side in (true, predicted)]
+    return labels[0], labels[1]
+
+
+def _add_common(counts: Counts, name: str, labels: tuple[list[str], list[str]]) -> None:
+    counts[f"{name}/tp"] += common(*labels)
+    counts[f"{name}/true"] += len(labels[0])
+    counts[f"{name}/predicted"] += len(labels[1])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from scenerl.rewards.sceneparser_counts import Counts, add_macro, object_rates, rates
+from scenerl.rewards.sceneparser_counts import Counts, Rates, add_macro, object_rates, rates
 from scenerl.rewards.sceneparser_match import (
     Pairs,
     Rules,
@@ -18,15 +18,16 @@ from scenerl.rewards.sceneparser_match import (
 
 
 def count_scene_sample(
-    true: Sequence[Thing], predicted: Sequence[Thing], rules: Rules, is_answered: bool
+    true: Sequence[Thing], predicted: Sequence[Thing], rules: Rules, *, full: bool
 ) -> Counts:
     """Return the sums' columns of one image, by name; arguments as in `count_object_sample`."""
-    counts = Counts(float, samples=1.0, json=float(is_answered))
-    for threshold in (0.5, 0.95):
+    counts = Counts(float)
+    for threshold in (0.5, 0.95) if full else (0.5,):
         suffix = "" if threshold == 0.5 else "_0.95"
         pairs = match_boxes(true, predicted, rules.object_name, threshold)
         add_macro(counts, f"object_{threshold}", [object_rates(pairs, true, predicted)])
-        part_rates, aff_rates = [], []
+        part_rates: list[Rates | None] = []
+        aff_rates: list[Rates | None] = []
         part_tp = aff_tp = 0
         for i, j in pairs:
             true_parts, parts = parts_of(true[i]), parts_of(predicted[j])
@@ -38,14 +39,8 @@ def count_scene_sample(
             aff_rates.append(
                 rates(matched, _of_parts(true[i], rules), _of_parts(predicted[j], rules))
             )
-        for name, found in (
-            (f"part_{threshold}", part_rates),
-            (f"affordance_point_in_bbox{suffix}", aff_rates),
-        ):
-            kept = [rate for rate in found if rate is not None]
-            if kept:
-                mean = tuple(sum(rate[k] for rate in kept) / len(kept) for k in (0, 1))
-                add_macro(counts, name, [(mean[0], mean[1])])
+        add_macro(counts, f"part_{threshold}", part_rates)
+        add_macro(counts, f"affordance_point_in_bbox{suffix}", aff_rates)
         for level, tp, side_counts in (
             ("L1", len(pairs), [len(true), len(predicted)]),
             ("L2", part_tp, [sum(len(parts_of(o)) for o in side) for side in (true, predicted)]),

@@ -61,7 +61,7 @@ def match_f1(
 def _matched(ious: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """Return the IoUs of the best matching of predicted (rows) with true boxes (columns)."""
     if min(ious.shape) == 1:
-        return ious.max(keepdims=True)
+        return np.atleast_1d(ious.max())
     from scipy.optimize import linear_sum_assignment
 
     # Square and padded with zeros, as the official script has it: ties fall the same way.

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from scenerl.rewards.benchmark import DEFAULT_BOOTSTRAP, Bootstrap, ItemScore, Report
 from scenerl.rewards.bootstrap import Statistic, estimate
-from scenerl.rewards.sceneparser_counts import count_object_sample
+from scenerl.rewards.sceneparser_counts import Counts, count_object_sample
 from scenerl.rewards.sceneparser_match import Rules, Thing, normalized
 from scenerl.rewards.sceneparser_scene import count_scene_sample
 
@@ -31,7 +31,7 @@ def without_pseudo(objects: Sequence[Thing]) -> list[Thing]:
     def real(affordances: Any) -> list[Thing]:
         return [a for a in affordances or [] if normalized(a.get("action")) not in _NO_ACTION]
 
-    kept = []
+    kept: list[Thing] = []
     for thing in objects:
         parts = [
             {**part, "affordances": real(part.get("affordances"))}
@@ -69,38 +69,66 @@ def score_sceneparser(
         bootstrap: How the intervals are drawn; a resample draws images.
     """
     rules = rules or Rules()
-    count = count_scene_sample if rules.scene else count_object_sample
     formulas = {**_headline(rules.scene), **(_rest(rules.scene) if full else {})}
     ids = list(references)
+    table: dict[str, list[Counts]] = {"": [], "unfiltered/": []}
+    for item_id in ids:
+        filtered, whole = _count(references[item_id], predictions.get(item_id), rules, full=full)
+        table[""].append(filtered)
+        table["unfiltered/"].append(whole)
     statistics: list[Statistic] = []
-    values: list[dict[str, float | None]] = [{} for _ in ids]
-    for prefix, kept in (("", without_pseudo), ("unfiltered/", list)):
-        rows = [
-            count(kept(references[i]), kept(predictions.get(i, ())), rules, i in predictions)
-            for i in ids
-        ]
-        names = sorted({name for row in rows for name in row})
-        columns = {name: np.array([row.get(name, 0.0) for row in rows]) for name in names}
-        nothing = np.zeros(len(ids))
-        for name, (needed, compute) in formulas.items():
-            statistics.append(
-                Statistic(
-                    name=prefix + name,
-                    columns=tuple(columns.get(column, nothing) for column in needed),
-                    compute=compute,
-                    count=len(ids),
-                )
+    for prefix, rows in table.items():
+        needed = {column for columns, _ in formulas.values() for column in columns}
+        column = {name: np.array([row.get(name, 0.0) for row in rows]) for name in needed}
+        statistics += [
+            Statistic(
+                name=prefix + name,
+                columns=tuple(column[part] for part in columns),
+                compute=compute,
+                count=len(ids),
             )
-        for value, row in zip(values, rows, strict=True):
-            value |= {prefix + name: float(row.get(name, 0.0)) for name in _PER_ITEM}
+            for name, (columns, compute) in formulas.items()
+        ]
     return Report(
         benchmark="sceneparser",
         metrics=estimate(statistics, ids, bootstrap),
         items=tuple(
-            ItemScore(item_id=i, values=value) for i, value in zip(ids, values, strict=True)
+            ItemScore(item_id=i, values={name: float(row.get(name, 0.0)) for name in _PER_ITEM})
+            for i, row in zip(ids, table[""], strict=True)
         ),
+        counts=_counts(table),
         notes=("ParseRate checks presence, not content: do not use it as a reward",),
     )
+
+
+def _count(
+    true: Sequence[Thing], predicted: Sequence[Thing] | None, rules: Rules, *, full: bool
+) -> tuple[Counts, Counts]:
+    """Return one item's columns, filtered and as it is."""
+    count = count_scene_sample if rules.scene else count_object_sample
+    sides = (true, predicted or ())
+    whole = count(*sides, rules, full=full)
+    real = tuple(without_pseudo(side) for side in sides)
+    filtered = whole if real == tuple(map(list, sides)) else count(*real, rules, full=full)
+    for counts in (filtered, whole):
+        counts["samples"] = 1.0
+        counts["json"] = float(predicted is not None)
+    return filtered, whole
+
+
+def _counts(table: Mapping[str, Sequence[Counts]]) -> dict[str, int]:
+    """Return the sums that the official scripts write beside the shares."""
+    counts = {}
+    for prefix, rows in table.items():
+        for level in ("L1", "L2", "L3"):
+            tp, predicted, true = (
+                int(sum(row.get(name, 0.0) for row in rows)) for name in _level(level)
+            )
+            counts |= {f"{prefix}{level}/tp": tp, f"{prefix}{level}/fp": predicted - tp}
+            counts[f"{prefix}{level}/fn"] = true - tp
+        eligible = sum(row.get("eligible", 0.0) for row in rows)
+        counts[f"{prefix}parse_eligible_gt_objects_0.5"] = int(eligible)
+    return counts
 
 
 _PER_ITEM: Final = tuple(
