@@ -35,6 +35,8 @@ class Asking:
     """Asks a question with options; None asks all questions alike."""
     api: str | None = None
     """The text for models behind an API, where the benchmark has another one."""
+    dataset: str | None = None
+    """`Sample.dataset`, where `launch preprocess` has another name than `launch score`."""
 
 
 _SHORT = "Answer the question with a single word or a short phrase."
@@ -76,8 +78,9 @@ ASKING: Final[dict[str, Asking]] = {
     ),
     "msqa": Asking(payload="answer", max_tokens=256, text="{situation}\n{question}\n" + _SHORT),
     "gqa3d": Asking(payload="answer", max_tokens=256, text="{question}\n" + _SHORT),
-    "beacon3d": Asking(payload="answer", max_tokens=128, text="{question}\n" + _SHORT),
-    "beacon3d_grounding": _REFER,
+    "beacon3d-qa": Asking(
+        payload="answer", max_tokens=128, dataset="beacon3d", text="{question}\n" + _SHORT
+    ),
     "temporal": Asking(
         payload="span_s",
         max_tokens=1024,

@@ -87,15 +87,20 @@ def parse_boxes_3d(text: str, *, may_be_none: bool = False) -> list[list[float]]
     return boxes
 
 
-def prediction_line(item_id: str, payload: Payload, parsed: Any) -> dict[str, Any]:
+def prediction_line(
+    item_id: str, payload: Payload, parsed: Any, given_box: Any = None
+) -> dict[str, Any]:
     """Return the line of the prediction file: "id" and the payload.
 
     Args:
         item_id: The id that the scorer knows.
         payload: What was asked for.
         parsed: Of `parse_reply`; None for a reply that could not be read.
+        given_box: The box that a caption was asked for.
     """
     value = NOTHING[payload] if parsed is None else parsed
     if payload == "box":  # the scorer takes the first and can say what the best one would give
         return {"id": item_id, "boxes": value}
+    if payload == "caption":
+        return {"id": item_id, "caption": value, "box": given_box}
     return {"id": item_id, payload: value}

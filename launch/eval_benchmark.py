@@ -41,11 +41,12 @@ def main(argv: list[str], command: str) -> int:
     """Ask, keep, score; return the exit code."""
     set_up_logging()
     try:
-        asking(argv[0])  # the name is known
-        benchmark = load_benchmark(argv[0]) if argv[0] in BENCHMARKS else None
-        arguments = make_parser(argv[0], benchmark, command).parse_intermixed_args(argv[1:])
+        name = "beacon3d-qa" if argv[0] == "beacon3d" else argv[0]
+        asking(name)  # it is known
+        benchmark = load_benchmark(name) if name in BENCHMARKS else None
+        arguments = make_parser(name, benchmark, command).parse_intermixed_args(argv[1:])
         check_options(arguments)
-        return run(argv[0], benchmark, arguments)
+        return run(name, benchmark, arguments)
     except SystemExit as stop:
         return 64 if stop.code else DONE
     except Exception as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scenerl.configs.schema import ConfigError, RunConfig
+from scenerl.envs.benchmark_prompts import asking
 from scenerl.preprocess.records import DataError, Sample
 from scenerl.preprocess.store import read_manifest, read_samples
 from scenerl.rl.answer_log import ids_sha256, named
@@ -78,12 +79,13 @@ def benchmark_samples(samples: Sequence[Sample], benchmark: str, where: str) -> 
     Raises:
         DataError: If there are none, or an id is there twice.
     """
-    mine = [sample for sample in samples if sample.item_id and sample.dataset == benchmark]
+    dataset = asking(benchmark).dataset or benchmark
+    mine = [sample for sample in samples if sample.item_id and sample.dataset == dataset]
     if not mine:
         others = dict(Counter(sample.dataset for sample in samples))
         raise DataError(
-            f"{where}: no samples of {benchmark!r}, found {others or 'none at all'}; prepare them "
-            f"with `launch preprocess {benchmark} --help`"
+            f"{where}: no samples of {dataset!r}, found {others or 'none at all'}; prepare them with "
+            "`launch preprocess` (docs/annotations.md)"
         )
     counts = Counter(sample.item_id for sample in mine)
     twice = [item for item, count in counts.items() if count > 1]

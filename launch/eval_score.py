@@ -115,7 +115,7 @@ def write_predictions(out: Path, merged: Merged) -> list[Path]:
     for number in range(count):
         name = "predictions.jsonl" if count == 1 else f"predictions_{number:03d}.jsonl"
         lines = [
-            prediction_line(item, payload, row["samples"][number]["parsed"])
+            prediction_line(item, payload, row["samples"][number]["parsed"], row.get("given_box"))
             for item, row in merged.rows.items()
         ]
         write_lines(out / name, lines)

@@ -123,6 +123,9 @@ def answer_row(
         "sample_id": prompt.sample.sample_id,
         "question": prompt.sample.question,
         "kind": prompt.sample.kind,
+        "given_box": plain(prompt.sample.target.box_world)
+        if questions.task.how.payload == "caption"
+        else None,
         "messages": [plain(message) for message in prompt.messages],
         "media": [media_row(ref, questions.data_root) for ref in prompt.media],
         "samples": [_reply_row(questions.task, prompt, reply) for reply in replies],
