@@ -7,7 +7,7 @@ from pathlib import Path
 from scenerl.configs.load import load_config
 from scenerl.configs.schema import ConfigError
 from scenerl.envs.benchmark_prompts import asking
-from scenerl.launch.exit_codes import BAD_DATA, DONE, exit_code
+from scenerl.launch.exit_codes import BAD_DATA, BUG, DONE, exit_code
 from scenerl.launch.logs import set_up_logging
 from scenerl.rewards.benchmark import Benchmark
 from scenerl.rewards.benchmarks import BENCHMARKS, load_benchmark
@@ -50,8 +50,10 @@ def main(argv: list[str], command: str) -> int:
     except SystemExit as stop:
         return 64 if stop.code else DONE
     except Exception as error:
-        code = BAD_DATA if type(error) is FileNotFoundError else exit_code(error)
-        logger.error("%s: %s", type(error).__name__, error, exc_info=code == 70)
+        code = exit_code(error)
+        if code == BUG and isinstance(error, OSError):  # a file that cannot be read
+            code = BAD_DATA
+        logger.error("%s: %s", type(error).__name__, error, exc_info=code == BUG)
         return code
 
 

@@ -84,8 +84,8 @@ def benchmark_samples(samples: Sequence[Sample], benchmark: str, where: str) -> 
     if not mine:
         others = dict(Counter(sample.dataset for sample in samples))
         raise DataError(
-            f"{where}: no samples of {dataset!r}, found {others or 'none at all'}; prepare them with "
-            "`launch preprocess` (docs/annotations.md)"
+            f"{where}: no samples of {dataset!r}, found {others or 'none at all'}; prepare them "
+            "with `launch preprocess` (docs/annotations.md)"
         )
     counts = Counter(sample.item_id for sample in mine)
     twice = [item for item, count in counts.items() if count > 1]

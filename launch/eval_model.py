@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scenerl.configs.schema import ConfigError, RunConfig
+from scenerl.configs.schema import RunConfig
 from scenerl.envs.benchmark_prompts import Asking
 from scenerl.envs.family import ModelFamily, model_family
 from scenerl.launch.eval_benchmark import is_address
@@ -44,7 +44,7 @@ def describe_model(config: RunConfig, how: Asking, arguments: argparse.Namespace
     """Look up the model of the command line, without loading it.
 
     Raises:
-        ConfigError: If there is no such checkpoint, the plan does not fit, or a key is missing.
+        ConfigError: If there is no such checkpoint, or a key is missing.
     """
     max_tokens = arguments.max_tokens or how.max_tokens
     if arguments.prompts == "policy" and arguments.max_tokens is None:
@@ -63,8 +63,6 @@ def describe_model(config: RunConfig, how: Asking, arguments: argparse.Namespace
     )
     folder = policy_folder(arguments.model)
     plan = make_plan(config)
-    if plan.problems:
-        raise ConfigError("; ".join(plan.problems))
 
     def start() -> Answerer:
         fleet = open_fleet(config, plan, use_ray=not arguments.no_ray, with_learner=False)
