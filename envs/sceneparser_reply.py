@@ -16,7 +16,7 @@ from scenerl.envs.records import ParseError
 
 LAST_BIN = 999.0
 _FENCE = re.compile(r"```json\s*(.*?)\s*```", re.DOTALL)
-_TOKEN = re.compile(r"<([0-9]+)>")
+_TOKEN = re.compile(r"<(\d+)>")
 
 
 def parse_objects(text: str, image_size: tuple[int, int]) -> list[dict[str, Any]] | ParseError:
@@ -31,9 +31,8 @@ def parse_objects(text: str, image_size: tuple[int, int]) -> list[dict[str, Any]
         image_size: (width, height) in pixels.
 
     Returns:
-        [{"name", "bbox", "has_part", "has_affordance", "parts": [{"part_name", "bbox",
-        "affordances": [{"action", "point"}]}], "affordances": []}], a box or point None where it
-        cannot be read; or a ParseError with "no JSON object", "bad JSON" or "no list of objects".
+        [{"name", "bbox", "parts": [{"part_name", "bbox", "affordances": [{"action", "point"}]}],
+        "affordances": []}], a box or point None where it cannot be read; or a ParseError with "no JSON object", "bad JSON" or "no list of objects".
     """
     block = _json_text(text)
     if not block:
@@ -75,8 +74,6 @@ def _object(item: dict[str, Any], image_size: tuple[int, int]) -> dict[str, Any]
     return {
         "name": item.get("name"),
         "bbox": to_pixels(item.get("bbox"), image_size, 4),
-        "has_part": item.get("has_part"),
-        "has_affordance": item.get("has_affordance"),
         "parts": parts,
         "affordances": [],
     }

@@ -45,7 +45,10 @@ def main(argv: list[str], command: str = "score") -> int:
         return 64 if stop.code else DONE
     except Exception as error:
         code = 65 if isinstance(error, OSError) else exit_code(error)
-        logger.error("launch %s: %s", command, error, exc_info=code == 70)
+        if code == 70:
+            logger.exception("launch %s", command)
+        else:
+            print(f"launch {command}: {error}", file=sys.stderr)
         return code
 
 

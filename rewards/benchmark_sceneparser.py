@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from scenerl.rewards.sceneparser_match import Mask
 
 Objects = list[dict[str, Any]]
+_AFFORDANCE_NUMBERS = (("affordance_bbox", 4), ("bbox", 4), ("point", 2), ("affordance_point", 2))
 
 
 def read_references(path: Path, options: Options) -> References:
@@ -118,13 +119,12 @@ def check_objects(value: Any, where: str) -> Objects:
     """
     objects = _things(value, "objects", where)
     for item in objects:
-        _check_numbers(item, ("bbox",), 4, where)
-        levels = [item, *_things(item.get("parts"), "parts", where)]
-        for level in levels:
-            _check_numbers(level, ("bbox",), 4, where)
+        _check_numbers(item, "bbox", 4, where)
+        for level in (item, *_things(item.get("parts"), "parts", where)):
+            _check_numbers(level, "bbox", 4, where)
             for affordance in _things(level.get("affordances"), "affordances", where):
-                _check_numbers(affordance, ("affordance_bbox", "bbox"), 4, where)
-                _check_numbers(affordance, ("point", "affordance_point"), 2, where)
+                for key, count in _AFFORDANCE_NUMBERS:
+                    _check_numbers(affordance, key, count, where)
     return objects
 
 
@@ -136,15 +136,16 @@ def _things(value: Any, what: str, where: str) -> Objects:
     return value
 
 
-def _check_numbers(thing: dict[str, Any], keys: tuple[str, ...], count: int, where: str) -> None:
-    for key in keys:
-        value = thing.get(key)
-        if value is not None and not (
-            isinstance(value, list)
-            and (len(value) == count or (count == 2 and len(value) > 2))
-            and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
-        ):
-            raise DataError(f'{where}: "{key}" is {value!r:.80}; expected {count} numbers or null')
+def _check_numbers(thing: dict[str, Any], key: str, count: int, where: str) -> None:
+    """Check a box of 4 numbers, or a point of 2 (more are there in some files)."""
+    value = thing.get(key)
+    if value is None or (
+        isinstance(value, list)
+        and (len(value) == count or (count == 2 and len(value) > 2))
+        and set(map(type, value)) <= {int, float}
+    ):
+        return
+    raise DataError(f'{where}: "{key}" is {value!r:.80}; expected {count} numbers or null')
 
 
 def read_aliases(location: str | None) -> dict[str, str]:

@@ -24,16 +24,16 @@ _BLOCK_BYTES = 16 * 2**20
 
 def ratio(*sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the first sum over the second, NaN where that is 0."""
-    top, bottom = sums
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share: npt.NDArray[np.float64] = np.where(bottom == 0, np.nan, top / bottom)
+    top, bottom = (np.asarray(part, dtype=np.float64) for part in sums)
+    share = np.full(top.shape, np.nan)
+    np.divide(top, bottom, out=share, where=bottom != 0)
     return share
 
 
 def macro(*sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the plain mean of the ratios of consecutive pairs of sums."""
     pairs = zip(sums[::2], sums[1::2], strict=True)
-    return np.mean(np.stack([ratio(top, bottom) for top, bottom in pairs]), axis=0)
+    return np.asarray(np.mean([ratio(top, bottom) for top, bottom in pairs], axis=0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

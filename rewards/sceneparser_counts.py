@@ -53,18 +53,22 @@ def count_object_sample(
         aff_rates: list[Rates | None] = []
         for i, j in pairs:
             sides = (true[i], predicted[j])
-            part_pairs = match_boxes(*map(parts_of, sides), rules.part_name, threshold)
-            part_rates.append(rates(len(part_pairs), *map(parts_of, sides)))
+            true_parts, parts = parts_of(true[i]), parts_of(predicted[j])
+            part_pairs = match_boxes(true_parts, parts, rules.part_name, threshold)
+            part_rates.append(rates(len(part_pairs), true_parts, parts))
             if threshold == 0.5:
                 levels = (true_affs[i], affs[j])
                 aff_rates.append(_add_matched(counts, sides, levels, part_pairs, rules))
                 if full:
                     _add_expansion(counts, sides, part_pairs, rules)
                     _add_semantics(counts, sides, levels, rules)
+        if threshold == 0.5:
+            counts["L1/tp"] = len(pairs)
+        if not full:
+            continue
         add_macro(counts, f"object_{threshold}", [object_rates(pairs, true, predicted)])
         add_macro(counts, f"part_{threshold}", part_rates)
         if threshold == 0.5:
-            counts["L1/tp"] = len(pairs)
             add_macro(counts, "affordance_point_in_bbox", aff_rates)
             perfect = [
                 part == aff == (1.0, 1.0) for part, aff in zip(part_rates, aff_rates, strict=True)

@@ -43,33 +43,34 @@ def match_f1(
     table = np.array(pairs, dtype=precise).reshape(-1, 2, 6)  # all queries at once
     ious = box_iou(table[:, 0], table[:, 1], eps)
     ious = ious if rule == "sound" else ious.astype(np.float32)
-    scores = np.zeros((len(queries), len(THRESHOLDS)))
-    start = 0
-    for row, (boxes, true) in enumerate(queries):
-        if not boxes or not true:
-            scores[row] = float(len(boxes) == len(true))
-            continue
-        end = start + len(boxes) * len(true)
-        matched = _matched(ious[start:end].reshape(len(boxes), len(true)))
-        for column, threshold in enumerate(THRESHOLDS):
-            hits = int((matched >= threshold).sum())
-            scores[row, column] = 2 * hits / (len(boxes) + len(true))
-        start = end
-    return scores
+    sizes = np.array([(len(boxes), len(true)) for boxes, true in queries]).reshape(-1, 2)
+    starts = np.cumsum(sizes.prod(axis=1)) - sizes.prod(axis=1)
+    hits = np.zeros((len(queries), len(THRESHOLDS)))
+    single = np.flatnonzero(sizes.min(axis=1) == 1)
+    if len(single):  # the best pair is the matching
+        filled = np.flatnonzero(sizes.min(axis=1) > 0)
+        best = np.zeros(len(queries), dtype=ious.dtype)
+        best[filled] = np.maximum.reduceat(ious, starts[filled])
+        hits[single] = best[single, None] >= np.array(THRESHOLDS)
+    for row in np.flatnonzero(sizes.min(axis=1) > 1):
+        count = sizes[row].prod()
+        matched = _matched(ious[starts[row] : starts[row] + count].reshape(sizes[row]))
+        hits[row] = [(matched >= threshold).sum() for threshold in THRESHOLDS]
+    total = sizes.sum(axis=1)
+    f1: npt.NDArray[np.float64] = 2 * hits / np.where(total == 0, 1, total)[:, None]
+    f1[total == 0] = 1.0
+    return f1
 
 
 def _matched(ious: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """Return the IoUs of the best matching of predicted (rows) with true boxes (columns)."""
-    if min(ious.shape) == 1:
-        return np.atleast_1d(ious.max())
     from scipy.optimize import linear_sum_assignment
 
     # Square and padded with zeros, as the official script has it: ties fall the same way.
     square = np.zeros((max(ious.shape),) * 2, dtype=ious.dtype)
     square[: ious.shape[0], : ious.shape[1]] = ious
     rows, columns = linear_sum_assignment(-square)
-    kept = rows < ious.shape[0]
-    matched: npt.NDArray[np.floating] = square[rows[kept], columns[kept]]
+    matched: npt.NDArray[np.floating] = square[rows, columns]
     return matched
 
 

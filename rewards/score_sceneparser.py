@@ -43,6 +43,20 @@ def without_pseudo(objects: Sequence[Thing]) -> list[Thing]:
     return kept
 
 
+def has_pseudo(objects: Sequence[Thing]) -> bool:
+    """Say whether `without_pseudo` would leave something out."""
+    return any(
+        part.get("is_pseudo_part") or normalized(part.get("part_name")) == _PSEUDO_PART
+        for thing in objects
+        for part in thing.get("parts") or ()
+    ) or any(
+        normalized(affordance.get("action")) in _NO_ACTION
+        for thing in objects
+        for level in (thing, *(thing.get("parts") or ()))
+        for affordance in level.get("affordances") or ()
+    )
+
+
 def score_sceneparser(
     references: Mapping[str, Sequence[Thing]],
     predictions: Mapping[str, Sequence[Thing]],
@@ -106,10 +120,10 @@ def _count(
 ) -> tuple[Counts, Counts]:
     """Return one item's columns, filtered and as it is."""
     count = count_scene_sample if rules.scene else count_object_sample
-    sides = (true, predicted or ())
-    whole = count(*sides, rules, full=full)
-    real = tuple(without_pseudo(side) for side in sides)
-    filtered = whole if real == tuple(map(list, sides)) else count(*real, rules, full=full)
+    found = predicted or ()
+    whole = filtered = count(true, found, rules, full=full)
+    if has_pseudo(true) or has_pseudo(found):
+        filtered = count(without_pseudo(true), without_pseudo(found), rules, full=full)
     for counts in (filtered, whole):
         counts["samples"] = 1.0
         counts["json"] = float(predicted is not None)
@@ -118,7 +132,7 @@ def _count(
 
 def _counts(table: Mapping[str, Sequence[Counts]]) -> dict[str, int]:
     """Return the sums that the official scripts write beside the shares."""
-    counts = {}
+    counts: dict[str, int] = {}
     for prefix, rows in table.items():
         for level in ("L1", "L2", "L3"):
             tp, predicted, true = (

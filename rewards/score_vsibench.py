@@ -75,7 +75,7 @@ def official_score(question: VsiQuestion, text: str) -> float:
 
 
 def sound_score(question: VsiQuestion, text: str) -> float:
-    """Return the score of an answer read with its surroundings: " A", "A)", "(a).", "3.5m" count.
+    """Return the score of an answer read with its surroundings: " A", "A)", "(a).", "two" count.
 
     Thresholds are met up to rounding: 6 for 5 is off by 0.2 and meets 0.8, which it does not for
     the official script.

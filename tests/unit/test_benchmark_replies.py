@@ -120,8 +120,6 @@ def test_objects_come_out_of_the_fence_or_the_braces() -> None:
         {
             "name": "mug",
             "bbox": [0.0, 0.0, 100.0, 50.0],
-            "has_part": None,
-            "has_affordance": None,
             "parts": [
                 {
                     "part_name": "handle",
