@@ -32,7 +32,8 @@ def parse_objects(text: str, image_size: tuple[int, int]) -> list[dict[str, Any]
 
     Returns:
         [{"name", "bbox", "parts": [{"part_name", "bbox", "affordances": [{"action", "point"}]}],
-        "affordances": []}], a box or point None where it cannot be read; or a ParseError with "no JSON object", "bad JSON" or "no list of objects".
+        "affordances": []}], a box or point None where it cannot be read; or a ParseError with
+        "no JSON object", "bad JSON" or "no list of objects".
     """
     block = _json_text(text)
     if not block:

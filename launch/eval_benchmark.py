@@ -164,7 +164,7 @@ def run(name: str, benchmark: Benchmark | None, arguments: argparse.Namespace) -
     """Do what the options say: merge, write a list of ids, or ask and score."""
     from scenerl.launch.eval_items import choose_items, write_ids
     from scenerl.launch.eval_run import answer_shards
-    from scenerl.launch.eval_score import finish, read_references
+    from scenerl.launch.eval_score import finish, read_references, without_left_out
 
     if arguments.merge:
         return finish(name, benchmark, arguments, arguments.output)
@@ -175,6 +175,7 @@ def run(name: str, benchmark: Benchmark | None, arguments: argparse.Namespace) -
         print(f"{len(items.ids)} of {items.available} items")
         return DONE
     if arguments.references is not None and benchmark is not None:
+        items = without_left_out(items, benchmark, arguments)
         read_references(benchmark, arguments, items.ids, is_whole=items.is_whole)
     out = arguments.output or Path(config.output_dir) / f"{name}-eval"
     failed = answer_shards(name, config, items, arguments, out)

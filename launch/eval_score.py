@@ -1,6 +1,7 @@
 """From the shards of an evaluation to predictions, traces and the benchmark's numbers."""
 
 import argparse
+import dataclasses
 import logging
 import statistics
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any, Final
 from scenerl.configs.schema import ConfigError
 from scenerl.envs.benchmark_prompts import Payload
 from scenerl.envs.benchmark_replies import prediction_line
-from scenerl.launch.eval_items import read_ids
+from scenerl.launch.eval_items import Items, read_ids
 from scenerl.launch.eval_run import value_sha256
 from scenerl.launch.exit_codes import BAD_DATA, DONE
 from scenerl.launch.score import format_metrics
@@ -65,6 +66,21 @@ def read_references(
     counts = {**found.counts, "references": len(found.by_id)}
     by_id = {item: found.by_id[item] for item in ids}
     return References(by_id=by_id, counts=counts, notes=found.notes)
+
+
+def without_left_out(items: Items, benchmark: Benchmark, arguments: argparse.Namespace) -> Items:
+    """Return the items without those that the scorer's own options leave out (ReferIt3D's filters).
+
+    Only where the references say that they left something out; any other item without a reference
+    is `read_references`' error.
+    """
+    found = benchmark.read_references(arguments.references, score_options(benchmark, arguments))
+    left_out = {key: count for key, count in found.counts.items() if key.startswith("left out")}
+    if not left_out:
+        return items
+    kept = {item: sample for item, sample in items.samples.items() if item in found.by_id}
+    logger.info("not asked: %d items (%s)", len(items.samples) - len(kept), left_out)
+    return dataclasses.replace(items, samples=kept)
 
 
 def score_options(benchmark: Benchmark, arguments: argparse.Namespace) -> dict[str, Any]:
