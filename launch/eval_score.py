@@ -107,8 +107,11 @@ def finish(name: str, benchmark: Benchmark | None, arguments: argparse.Namespace
         why = "no --references" if benchmark is not None else "launch score does not know it"
         result["not_scored"] = "items could not be asked" if refused else why
     else:
-        reports = score_predictions(benchmark, arguments, merged, files)
+        references, reports = score_predictions(benchmark, arguments, merged, files)
         result = summary(reports, merged)
+        left = {"items": len(references.by_id), "missing": len(merged.errors), **references.counts}
+        result["counts"] = {**left, **result["counts"]}
+        result["notes"] = [*references.notes, *result["notes"]]
     result["evaluation"] = facts(merged)
     write_traces(out, merged, reports)
     write_json(out / "score.json", result)
@@ -144,7 +147,7 @@ def score_predictions(
     arguments: argparse.Namespace,
     merged: Merged,
     files: Sequence[Path],
-) -> list[Report]:
+) -> tuple[References, list[Report]]:
     """Score every file of predictions; intervals only where there is one file."""
     ids = [*merged.rows, *merged.errors]
     options = score_options(benchmark, arguments)
@@ -157,7 +160,7 @@ def score_predictions(
         found = benchmark.read_predictions(file, references.by_id, options)
         check_ids(found, references.by_id, allow_missing=arguments.allow_missing)
         reports.append(benchmark.score(references.by_id, found.by_id, options, bootstrap))
-    return reports
+    return references, reports
 
 
 def summary(reports: Sequence[Report], merged: Merged) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def temporal(bench: Path) -> tuple[Path, list[str], dict[str, str]]:
         (sqa3d, "em", 100.0),
         (vsibench, "overall", 100.0),
         (scanrefer, "acc@0.5", 1.0),
-        (multi3drefer, "f1@0.5", 100.0),
+        (multi3drefer, "F1@0.5", 1.0),
         (temporal, "mIoU", 1.0),
     ],
     ids=lambda value: getattr(value, "__name__", None),
