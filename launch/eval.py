@@ -4,33 +4,49 @@ import argparse
 import dataclasses
 import hashlib
 import logging
+import textwrap
 from pathlib import Path
 
 from scenerl.configs.load import load_config
 from scenerl.configs.schema import RunConfig
+from scenerl.envs.benchmark_prompts import ASKING
 from scenerl.launch.exit_codes import DONE, StopSignal, exit_code
 from scenerl.launch.logs import set_up_logging
 from scenerl.launch.plan import Plan, format_plan, make_plan
 
 logger = logging.getLogger(__name__)
 
+BENCHMARK_NAMES = textwrap.fill(", ".join(ASKING), 96, initial_indent="  ", subsequent_indent="  ")
 DESCRIPTION = """\
-Answer a split greedily and measure: temporal IoU and recalls, box IoU, or exact match, by the env
-of the settings. Every prompt's answer goes to a file of lines as it is made; a command that was
-interrupted continues there. Boxes are asked for in the true spans."""
+With the name of a benchmark first: ask its questions and score the replies as `launch score` does;
+`launch eval BENCHMARK --help` has the options. Benchmarks:
+
+{benchmarks}
+
+Without: answer a split greedily and measure: temporal IoU and recalls, box IoU, or exact match, by
+the env of the settings. Every prompt's answer goes to a file of lines as it is made; a command that
+was interrupted continues there. Boxes are asked for in the true spans."""
 EPILOG = """\
 examples:
   launch eval --config stage1_tiny                               model.path on the test split
   launch eval --config stage1_tiny --model runs/stage1_tiny      the best checkpoint of a run
   launch eval --config stage2_1gpu --model /models/mine --split val --limit 200 --output runs/look
+  launch eval vsibench --model Qwen/Qwen2.5-VL-7B-Instruct --data data/vsibench \\
+      --references test.jsonl --output runs/vsibench env.num_frames=32
+  launch eval scanqa --model http://localhost:8000/v1 --model-name qwen --data data/scanqa \\
+      --references ScanQA_v1.0_val.json
 """
 
 
 def main(argv: list[str], command: str) -> int:
-    """Evaluate and print the means."""
+    """Evaluate and print the means, or a benchmark's numbers."""
+    if argv and not argv[0].startswith("-") and "=" not in argv[0]:
+        from scenerl.launch.eval_benchmark import main as ask_benchmark
+
+        return ask_benchmark(argv, command)
     parser = argparse.ArgumentParser(
         prog=f"launch {command}",
-        description=DESCRIPTION,
+        description=DESCRIPTION.format(benchmarks=BENCHMARK_NAMES),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

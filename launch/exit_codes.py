@@ -17,6 +17,7 @@ _CODES: dict[str, int] = {
     "DataError": BAD_DATA,
     "ResourceError": NO_RESOURCES,
     "ActorLostError": STOPPED,
+    "EndpointError": STOPPED,
     "Interrupted": STOPPED,
     "CheckpointError": STOPPED,
     "RunBusyError": REFUSED,

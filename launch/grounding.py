@@ -27,7 +27,9 @@ from scenerl.envs.tasks import Env
 from scenerl.envs.tracking import Tracker
 from scenerl.preprocess.records import Box2D, Box3D, Sample, Span
 from scenerl.preprocess.scene import Scene
-from scenerl.rl.fleet import EncodeFailure, Fleet
+from scenerl.rl.answering import FleetAnswerer
+from scenerl.rl.fleet import Fleet
+from scenerl.rollout.replies import Unanswered
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +136,7 @@ def ask_spans(
     prompts = [policy.env.prompts(sample, data_root)[0] for sample in samples]
     replies = {}
     for sample, prompt, reply in zip(samples, prompts, _answers(policy, prompts), strict=True):
-        if isinstance(reply, EncodeFailure):
+        if isinstance(reply, Unanswered):
             replies[sample.sample_id] = SpanReply(span_s=None, text="", error=reply.reason)
             continue
         answer = policy.env.parse(reply, prompt)
@@ -196,9 +198,9 @@ def _box_prompts(
     return policy.env.prompts(sample, data_root, span_s=span_s)
 
 
-def _box_reply(env: Env, prompt: Prompt, reply: str | EncodeFailure) -> BoxReply:
+def _box_reply(env: Env, prompt: Prompt, reply: str | Unanswered) -> BoxReply:
     frame = prompt.media[0].frame_indices[0]
-    if isinstance(reply, EncodeFailure):
+    if isinstance(reply, Unanswered):
         return BoxReply(frame=frame, box_px=None, text="", error=reply.reason)
     answer = env.parse(reply, prompt)
     return BoxReply(
@@ -209,16 +211,15 @@ def _box_reply(env: Env, prompt: Prompt, reply: str | EncodeFailure) -> BoxReply
     )
 
 
-def _answers(policy: Policy, prompts: Sequence[Prompt]) -> list[str | EncodeFailure]:
+def _answers(policy: Policy, prompts: Sequence[Prompt]) -> list[str | Unanswered]:
     """Generate greedily, in chunks; a prompt that cannot be encoded keeps its reason."""
-    texts: list[str | EncodeFailure] = []
+    texts: list[str | Unanswered] = []
+    answerer = FleetAnswerer(policy.fleet)
     for start in range(0, len(prompts), CHUNK):
-        items = policy.fleet.encode(prompts[start : start + CHUNK])
-        encoded = [item for item in items if not isinstance(item, EncodeFailure)]
-        seeds = [[derive_seed(0, "greedy", item.prompt.prompt_id)] for item in encoded]
-        made = iter(policy.fleet.generate(encoded, seeds, temperature=0.0) if encoded else [])
-        texts += [item if isinstance(item, EncodeFailure) else next(made)[0].text for item in items]
-        policy.fleet.release(encoded)
+        chunk = prompts[start : start + CHUNK]
+        seeds = [[derive_seed(0, "greedy", prompt.prompt_id)] for prompt in chunk]
+        found = answerer.answer(chunk, seeds, temperature=0.0)
+        texts += [item if isinstance(item, Unanswered) else item[0].text for item in found]
         logger.info("%d of %d replies", len(texts), len(prompts))
     return texts
 

@@ -10,11 +10,12 @@ from typing import Any
 from scenerl.configs.seeding import derive_seed
 from scenerl.envs.metrics import mean_scores, score_answer
 from scenerl.envs.records import ParseError, Prompt
+from scenerl.rl.answering import FleetAnswerer
 from scenerl.rl.durable import append_lines, read_lines, write_lines
 from scenerl.rl.experience import Task
-from scenerl.rl.fleet import EncodeFailure, Fleet
+from scenerl.rl.fleet import Fleet
 from scenerl.rl.metrics import plain
-from scenerl.rollout.records import Completion
+from scenerl.rollout.replies import Reply, Unanswered
 
 logger = logging.getLogger(__name__)
 
@@ -107,33 +108,31 @@ def _prompts(task: Task) -> tuple[list[Prompt], Counter[str]]:
 def _answer(
     fleet: Fleet, task: Task, prompts: Sequence[Prompt], policy: str
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    results = fleet.encode(prompts)
-    failures = [item.reason for item in results if isinstance(item, EncodeFailure)]
-    encoded = [item for item in results if not isinstance(item, EncodeFailure)]
-    seeds = [[derive_seed(0, "greedy", item.prompt.prompt_id)] for item in encoded]
-    made = fleet.generate(encoded, seeds, temperature=0.0)
-    fleet.release(encoded)
-    rows = [
-        {"policy": policy, **_row(task, item.prompt, completions[0])}
-        for item, completions in zip(encoded, made, strict=True)
-    ]
+    seeds = [[derive_seed(0, "greedy", prompt.prompt_id)] for prompt in prompts]
+    rows, failures = [], []
+    replies = FleetAnswerer(fleet).answer(prompts, seeds, temperature=0.0)
+    for prompt, found in zip(prompts, replies, strict=True):
+        if isinstance(found, Unanswered):
+            failures.append(found.reason)
+        else:
+            rows.append({"policy": policy, **_row(task, prompt, found[0])})
     return rows, failures
 
 
-def _row(task: Task, prompt: Prompt, completion: Completion) -> dict[str, Any]:
-    answer = task.env.parse(completion.text, prompt)
+def _row(task: Task, prompt: Prompt, reply: Reply) -> dict[str, Any]:
+    answer = task.env.parse(reply.text, prompt)
     failed = isinstance(answer, ParseError)
     return {
         "prompt_id": prompt.prompt_id,
         "sample_id": prompt.sample.sample_id,
         "question": prompt.sample.question,
         "kind": prompt.sample.kind,
-        "completion": completion.text,
+        "completion": reply.text,
         "answer": None if failed else plain(answer),
         "parse_error": answer.reason if isinstance(answer, ParseError) else None,
         "scores": score_answer(answer, prompt),
-        "finish_reason": completion.finish_reason,
-        "num_tokens": len(completion.completion_ids),
+        "finish_reason": reply.finish_reason,
+        "num_tokens": reply.num_tokens,
         "media": [plain(item) for item in prompt.media],
         "target": plain(prompt.sample.target),
     }
