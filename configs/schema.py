@@ -319,6 +319,10 @@ class TrackerConfig:
 class LiftConfig:
     """How masks become points and a box."""
 
+    recipe: Literal["consensus", "open3d"] = "consensus"
+    """"consensus" keeps voxels that several views agree on. "open3d" gives what the usual Open3D
+    calls give (voxel_down_sample, remove_statistical_outlier, cluster_dbscan, the largest cluster),
+    with outlier_neighbors, outlier_std_ratio, component_radius_m and cluster_min_points."""
     voxel_m: float = 0.02
     min_depth_m: float = 0.1
     max_depth_m: float = 10.0
@@ -336,6 +340,8 @@ class LiftConfig:
     component_min_share: float = 0.3
     """A further component stays with at least this share of the strongest one's evidence, so that
     a lamp keeps its foot when the pole is too thin to see; 1 keeps only the strongest."""
+    cluster_min_points: int = 10
+    """Recipe "open3d" only: min_points of DBSCAN."""
     box_trim: float = 0.001
     """Share of the object's pixels that may lie outside the box at each of its six sides."""
 
