@@ -16,7 +16,7 @@ from scenerl.envs.records import LiftedObject
 from scenerl.kernels.backend import Backend
 from scenerl.kernels.box_fit import fit_box
 from scenerl.kernels.clean import dbscan, keep_statistical, keep_strong_components
-from scenerl.kernels.fuse import cut_patch, fuse_objects, lowest_corner
+from scenerl.kernels.fuse import cut_patches, fuse_objects, lowest_corner
 from scenerl.kernels.threads import map_threads
 from scenerl.kernels.views import Camera, FuseSettings, Patch, View, Voxels
 from scenerl.preprocess.records import Box3D
@@ -112,11 +112,10 @@ def lift_objects(
 
     views = map_threads(read, frames)
     position = {frame: number for number, frame in enumerate(frames)}
-
-    def cut(item: MaskedObject) -> list[Patch]:
-        return [cut_patch(item.masks[n], position[n], camera) for n in sorted(item.masks)]
-
-    patches = map_threads(cut, objects)
+    patches = [
+        cut_patches({position[n]: mask for n, mask in item.masks.items()}, camera)
+        for item in objects
+    ]
     found = lift_patches(views, patches, camera, config, device)
     return [
         LiftedObject(
@@ -147,6 +146,7 @@ def lift_patches(
         max_depth_m=config.max_depth_m,
         edge_jump_m=config.edge_jump_m,
         tolerance_m=config.surface_tolerance_m,
+        max_vote_views=config.max_vote_views,
     )
     clouds = fuse_objects(views, objects, camera, settings, device, backend)
     return map_threads(lambda cloud: _consensus_recipe(cloud, config), clouds)

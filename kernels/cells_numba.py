@@ -13,8 +13,6 @@ import numpy as np
 EMPTY = -1
 OFFSET = 1 << 20
 """Cells are counted from -OFFSET to OFFSET - 1 along each axis, 21 bits of a key."""
-RINGS = 3
-"""Rings of cells that are searched before a point is compared with all others."""
 
 
 class Grid(NamedTuple):
@@ -65,6 +63,12 @@ def point_keys(points, lower, edge):
     return keys
 
 
+def key_cells(keys: np.ndarray) -> np.ndarray:
+    """Return the cells, int64 [n, 3], of keys."""
+    low = (1 << 21) - 1
+    return np.stack([keys >> 42, (keys >> 21) & low, keys & low], axis=1) - OFFSET
+
+
 def build_grid(points: np.ndarray, edge: float) -> Grid:
     """Sort points into cells.
 
@@ -87,12 +91,10 @@ def build_grid(points: np.ndarray, edge: float) -> Grid:
     first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
     unique = ordered[first]
     size = 1 << int(2 * len(unique)).bit_length()
-    low_bits = (1 << 21) - 1
-    cells = np.stack([unique >> 42, (unique >> 21) & low_bits, unique & low_bits], axis=1) - OFFSET
     return Grid(
         points=np.ascontiguousarray(points[order]),
         order=order,
-        cells=cells,
+        cells=key_cells(unique),
         start=np.r_[first, len(points)],
         table=make_table(unique, size),
         edge=float(edge),
@@ -131,55 +133,70 @@ def _insert(best, count, value):
 
 
 @numba.njit(cache=True, nogil=True)
-def nearest(grid, count, first, last, out):
-    """Write the distances to the `count` nearest points of the sorted cells [first, last).
+def nearest(grid, count, todo, first, last, out):
+    """Write the distances to the `count` nearest points where these are nearer than an edge.
 
-    Ring r of cells holds every point nearer than r edges; what is not settled after RINGS rings is
-    compared with all points.
+    Looks at points that `todo` marks in the sorted cells [first, last). The 27 cells around a point
+    hold every point nearer than an edge: what is settled by them is unmarked.
     """
     points, order, cells, start, table = grid.points, grid.order, grid.cells, grid.start, grid.table
-    best = np.empty(count, np.float64)
+    best, runs = np.empty(count, np.float64), np.empty((27, 2), np.int64)
     for cell in range(first, last):
-        cx, cy, cz = cells[cell, 0], cells[cell, 1], cells[cell, 2]
+        found = EMPTY
         for i in range(start[cell], start[cell + 1]):
+            if not todo[order[i]]:
+                continue
+            if found == EMPTY:
+                found = _runs_around(cells, start, table, cell, runs)
             best[:] = np.inf
-            for ring in range(RINGS + 1):
-                for dx in range(-ring, ring + 1):
-                    for dy in range(-ring, ring + 1):
-                        edge_on = ring == 0 or abs(dx) == ring or abs(dy) == ring
-                        for dz in range(-ring, ring + 1, 1 if edge_on else 2 * ring):
-                            other = find_cell(table, cells, cx + dx, cy + dy, cz + dz)
-                            if other != EMPTY:
-                                for j in range(start[other], start[other + 1]):
-                                    _insert(best, count, squared_gap(points, i, j))
-                if best[count - 1] <= (ring * grid.edge) ** 2:
-                    break
-            if best[count - 1] > (RINGS * grid.edge) ** 2:
-                best[:] = np.inf
-                for j in range(len(points)):
+            for run in range(found):
+                for j in range(runs[run, 0], runs[run, 1]):
                     _insert(best, count, squared_gap(points, i, j))
+            if best[count - 1] <= grid.edge * grid.edge:
+                todo[order[i]] = False
+                for k in range(count):
+                    out[order[i], k] = np.sqrt(best[k])
+
+
+@numba.njit(cache=True, nogil=True)
+def nearest_of_all(points, count, todo, out):
+    """Write the distances to the `count` nearest points for those that `todo` marks."""
+    best = np.empty(count, np.float64)
+    for i in range(len(points)):
+        if todo[i]:
+            best[:] = np.inf
+            for j in range(len(points)):
+                _insert(best, count, squared_gap(points, i, j))
             for k in range(count):
-                out[order[i], k] = np.sqrt(best[k])
+                out[i, k] = np.sqrt(best[k])
+
+
+@numba.njit(cache=True, nogil=True)
+def _runs_around(cells, start, table, cell, runs):
+    """Write the runs of sorted points in a cell and the 26 around it; returns how many."""
+    found = 0
+    for step in range(27):
+        x, y = cells[cell, 0] + step // 9 - 1, cells[cell, 1] + step // 3 % 3 - 1
+        other = find_cell(table, cells, x, y, cells[cell, 2] + step % 3 - 1)
+        if other != EMPTY:
+            runs[found, 0], runs[found, 1] = start[other], start[other + 1]
+            found += 1
+    return found
 
 
 @numba.njit(cache=True, nogil=True)
 def count_within(grid, radius, first, last, out):
     """Write how many points, itself included, lie nearer than `radius`; edge >= radius."""
     points, order, cells, start, table = grid.points, grid.order, grid.cells, grid.start, grid.table
-    limit = radius * radius
+    limit, runs = radius * radius, np.empty((27, 2), np.int64)
     for cell in range(first, last):
-        cx, cy, cz = cells[cell, 0], cells[cell, 1], cells[cell, 2]
-        for step in range(27):
-            x, y, z = cx + step // 9 - 1, cy + step // 3 % 3 - 1, cz + step % 3 - 1
-            other = find_cell(table, cells, x, y, z)
-            if other == EMPTY:
-                continue
-            for i in range(start[cell], start[cell + 1]):
-                found = 0
-                for j in range(start[other], start[other + 1]):
-                    if squared_gap(points, i, j) < limit:
-                        found += 1
-                out[order[i]] += found
+        found = _runs_around(cells, start, table, cell, runs)
+        for i in range(start[cell], start[cell + 1]):
+            near = 0
+            for run in range(found):
+                for j in range(runs[run, 0], runs[run, 1]):
+                    near += squared_gap(points, i, j) < limit
+            out[order[i]] = near
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -239,19 +256,17 @@ def join_cells(grid, radius, closed):
 def border_labels(grid, radius, core, label):
     """Give points that are not core the smallest label of a core point nearer than `radius`."""
     points, order, cells, start, table = grid.points, grid.order, grid.cells, grid.start, grid.table
-    limit = radius * radius
+    limit, runs = radius * radius, np.empty((27, 2), np.int64)
     for cell in range(len(cells)):
-        cx, cy, cz = cells[cell, 0], cells[cell, 1], cells[cell, 2]
+        found = EMPTY
         for i in range(start[cell], start[cell + 1]):
             index, best = order[i], EMPTY
             if core[index]:
                 continue
-            for step in range(27):
-                x, y, z = cx + step // 9 - 1, cy + step // 3 % 3 - 1, cz + step % 3 - 1
-                other = find_cell(table, cells, x, y, z)
-                if other == EMPTY:
-                    continue
-                for j in range(start[other], start[other + 1]):
+            if found == EMPTY:
+                found = _runs_around(cells, start, table, cell, runs)
+            for run in range(found):
+                for j in range(runs[run, 0], runs[run, 1]):
                     near = order[j]
                     better = core[near] and (best == EMPTY or label[near] < best)
                     if better and squared_gap(points, i, j) < limit:

@@ -9,12 +9,13 @@ pixels straight into a hash table (`kernels/fuse_numba.py`), on GPUs Triton does
 three sum offsets inside a cell as whole numbers and give the same voxels to the last digit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 
 from scenerl.kernels.backend import Backend, choose_backend
+from scenerl.kernels.threads import map_threads
 from scenerl.kernels.views import Camera, FuseSettings, Patch, View, Voxels
 
 Objects: TypeAlias = Sequence[Sequence[Patch]]
@@ -88,8 +89,16 @@ def lowest_corner(
     return float(low[0]), float(low[1]), float(low[2])
 
 
+def cut_patches(
+    masks: Mapping[int, np.ndarray], camera: Camera, backend: Backend = "auto"
+) -> list[Patch]:
+    """Cut the masks of one object, view -> bool [color height, color width], in order of views."""
+    views = sorted(masks)
+    return map_threads(lambda view: cut_patch(masks[view], view, camera, backend), views)
+
+
 def cut_patch(mask: np.ndarray, view: int, camera: Camera, backend: Backend = "auto") -> Patch:
-    """Cut a mask in the size of the colour frames to its bounding box on the grid of the depth.
+    """Cut a mask in the size of the colour frames to a box around it on the grid of the depth.
 
     Args:
         mask: bool [color height, color width], of any memory layout.
@@ -99,9 +108,9 @@ def cut_patch(mask: np.ndarray, view: int, camera: Camera, backend: Backend = "a
     """
     full = np.ascontiguousarray(mask, bool).view(np.uint8)
     if (choose_backend("cpu") if backend == "auto" else backend) == "numba":
-        from scenerl.kernels.fuse_numba import mask_bounds
+        from scenerl.kernels.fuse_cpu import bounds_of
 
-        top, bottom, left, right = mask_bounds(full)
+        top, bottom, left, right = bounds_of(full)
     else:
         rows, columns = np.flatnonzero(full.any(axis=1)), np.flatnonzero(full.any(axis=0))
         top, bottom = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)

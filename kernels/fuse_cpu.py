@@ -4,11 +4,11 @@ import functools
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scenerl.kernels.cells_numba import OFFSET
+from scenerl.kernels.cells_numba import EMPTY, OFFSET, key_cells
 from scenerl.kernels.fuse_numba import (
     UNIT,
     Colors,
@@ -16,11 +16,11 @@ from scenerl.kernels.fuse_numba import (
     Limits,
     Pinhole,
     Table,
+    add_table,
     fuse_cut,
     lowest_cut,
     make_room,
     mask_bounds,
-    merge,
     new_table,
     vote_cut,
 )
@@ -84,11 +84,24 @@ def compile_kernels() -> None:
     )
     patch = Patch(view=0, top=0, left=0, mask=np.ones((2, 2), np.uint8))
     begin = time.perf_counter()
-    mask_bounds(patch.mask)
+    bounds_of(np.ones((2, 8), np.uint8))
+    bounds_of(np.ones((2, 9), np.uint8))
     _fuse_objects([view], [[patch]], Camera.of((2, 2), np.eye(3)), FuseSettings(voxel_m=1.0))
     seconds = time.perf_counter() - begin
     if seconds > 2:
         logger.info("compiled the lift in %.0f s; later starts load it from the cache", seconds)
+
+
+def bounds_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Return (top, bottom, left, right) around the marked pixels of a mask, uint8 [rows, columns].
+
+    Eight pixels are looked at once where the width allows; left and right are then multiples of 8.
+    """
+    if mask.shape[1] % 8:
+        top, bottom, left, right = mask_bounds(mask)
+        return top, bottom, left, right
+    top, bottom, left, right = mask_bounds(mask.view(np.uint64))
+    return top, bottom, 8 * left, 8 * right
 
 
 def _prepare(
@@ -97,15 +110,19 @@ def _prepare(
     camera: Camera,
     settings: FuseSettings,
 ) -> _Work:
-    jobs = [(number, patch) for number, patches in enumerate(objects) for patch in patches]
     return _Work(
-        jobs=sorted(jobs, key=lambda job: job[1].view),
+        jobs=_jobs(objects),
         depths=[np.ascontiguousarray(view.depth_m, np.float32) for view in views],
         colors=[_colors(view, camera) for view in views],
         holes=[_pinhole(view, camera) for view in views],
         limits=_limits(views, settings),
         words=(len(views) + 63) // 64,
     )
+
+
+def _jobs(objects: Sequence[Sequence[Patch]]) -> list[tuple[int, Patch]]:
+    jobs = [(number, patch) for number, patches in enumerate(objects) for patch in patches]
+    return sorted(jobs, key=lambda job: job[1].view)
 
 
 def _fuse_objects(
@@ -120,8 +137,10 @@ def _fuse_objects(
         _join([share[number] for share in shares if number in share], work)
         for number in range(len(objects))
     ]
+    work = replace(work, jobs=_jobs([settings.voters(patches) for patches in objects]))
     if settings.tolerance_m is not None:
-        vote_part = functools.partial(_vote_part, work, clouds, settings.tolerance_m)
+        columns = [np.ascontiguousarray(cloud.points.T) for cloud in clouds]  # [3, voxels]
+        vote_part = functools.partial(_vote_part, work, columns, settings.tolerance_m)
         for votes in map_threads(vote_part, even_parts(len(work.jobs))):
             for number, (could_see, marks) in votes.items():
                 clouds[number].could_see[:] += could_see
@@ -148,14 +167,13 @@ def _fuse_part(work: _Work, part: tuple[int, int]) -> dict[int, tuple[Table, int
 
 
 def _vote_part(
-    work: _Work, clouds: Sequence[Voxels], tolerance_m: float, part: tuple[int, int]
+    work: _Work, columns: Sequence[np.ndarray], tolerance_m: float, part: tuple[int, int]
 ) -> dict[int, np.ndarray]:
     """Count the votes of some of the views: object -> int64 [could see or marks, voxels]."""
     votes: dict[int, np.ndarray] = {}
     for number, patch in work.jobs[part[0] : part[1]]:
-        points = clouds[number].points
-        mine = votes.setdefault(number, np.zeros((2, len(points)), np.int64))
-        vote_cut(*work.arguments(patch), points, tolerance_m, *mine)
+        mine = votes.setdefault(number, np.zeros((2, columns[number].shape[1]), np.int64))
+        vote_cut(*work.arguments(patch), columns[number], tolerance_m, *mine)
     return votes
 
 
@@ -190,17 +208,17 @@ def _join(shares: Sequence[tuple[Table, int]], work: _Work) -> Voxels:
     table, used = shares[0] if shares else (new_table(work.words), 0)
     for other, other_used in shares[1:]:
         table = make_room(table, used, other_used)
-        used = merge(table, used, other, other_used, limits.base)
-    cells, sums = table.cells[:used], table.sums[:used]
-    order = np.lexsort(cells.T[::-1])
-    cells, sums = cells[order], sums[order]
-    counts = sums[:, 6]
-    corners = limits.origin + cells * limits.voxel
+        used = add_table(table, used, other)
+    places = np.flatnonzero(table.rows[:, 0] != EMPTY)
+    places = places[np.argsort(table.rows[places, 0])]
+    rows = table.rows[places]
+    counts = rows[:, 7]
+    corners = limits.origin + (key_cells(rows[:, 0]) + limits.base) * limits.voxel
     return Voxels(
-        points=corners + sums[:, :3] / UNIT / counts[:, None],
-        colors=sums[:, 3:6] / counts[:, None],
+        points=corners + rows[:, 1:4] / UNIT / counts[:, None],
+        colors=rows[:, 4:7] / counts[:, None],
         counts=counts,
         could_see=np.zeros(used, np.int64),
         marks=np.zeros(used, np.int64),
-        views=table.views[:used][order],
+        views=table.views[places],
     )

@@ -13,6 +13,8 @@ import numpy as np
 
 from scenerl.kernels.cells_numba import EMPTY, OFFSET, cell_key, first_place
 
+BLOCK = 512
+"""Points that are projected before any pixel is looked up."""
 UNIT = 2.0**32
 """Steps per metre of the summed offsets: a voxel of 1 m holds 2^31 pixels without overflow."""
 
@@ -56,81 +58,78 @@ class Colors(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A hash table of voxels and their sums; rows of all but the first two are voxels."""
+    """An open-addressing hash table of voxels; a voxel's key and sums share a cache line."""
 
-    key: np.ndarray  # int64 [power of 2]
-    slot: np.ndarray  # int64 [power of 2]: voxel of each key
-    cells: np.ndarray  # int64 [room, 3]
-    sums: np.ndarray  # int64 [room, 7]: offset x, y, z, colour r, g, b, pixels
-    views: np.ndarray  # uint64 [room, words]
+    rows: np.ndarray  # int64 [power of 2, 8]: key or EMPTY, offset x, y, z, colour r, g, b, pixels
+    views: np.ndarray  # uint64 [power of 2, words]
 
 
 def new_table(words: int) -> Table:
-    """Return an empty table without room; see `make_room`."""
-    return Table(
-        key=np.full(1, EMPTY, np.int64),
-        slot=np.zeros(1, np.int64),
-        cells=np.zeros((0, 3), np.int64),
-        sums=np.zeros((0, 7), np.int64),
-        views=np.zeros((0, words), np.uint64),
-    )
+    """Return a table without room; see `make_room`."""
+    return Table(np.full((1, 8), EMPTY, np.int64), np.zeros((1, words), np.uint64))
 
 
 def make_room(table: Table, used: int, more: int) -> Table:
     """Return the table with room for `more` voxels beyond the `used` ones."""
-    if used + more <= len(table.cells):
+    size = len(table.rows)
+    if used + more <= 0.7 * size:
         return table
-    room = max(1024, 2 * (used + more))
-    size = 1 << int(2 * room - 1).bit_length()
-    cells = np.empty((room, 3), np.int64)
-    cells[:used] = table.cells[:used]
-    sums = np.zeros((room, 7), np.int64)
-    sums[:used] = table.sums[:used]
-    views = np.zeros((room, table.views.shape[1]), np.uint64)
-    views[:used] = table.views[:used]
-    key, slot = np.full(size, EMPTY, np.int64), np.zeros(size, np.int64)
-    rehash(table.key, table.slot, key, slot)
-    return Table(key=key, slot=slot, cells=cells, sums=sums, views=views)
+    while used + more > 0.7 * size:
+        size *= 2
+    larger = Table(np.zeros((size, 8), np.int64), np.zeros((size, table.views.shape[1]), np.uint64))
+    larger.rows[:, 0] = EMPTY
+    add_table(larger, 0, table)
+    return larger
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def place_of(keys, key):
-    """Return the place of a key, or the empty place where it belongs."""
-    place = first_place(key, len(keys))
-    while keys[place] != key and keys[place] != EMPTY:
-        place = (place + 1) & (len(keys) - 1)
+def place_of(rows, key):
+    """Return the row of a key, or the empty one where it belongs."""
+    place = first_place(key, len(rows))
+    while rows[place, 0] != key and rows[place, 0] != EMPTY:
+        place = (place + 1) & (len(rows) - 1)
     return place
 
 
 @numba.njit(cache=True, nogil=True)
-def rehash(key, slot, new_key, new_slot):
-    """Copy all keys into a larger table."""
-    for old in range(len(key)):
-        if key[old] != EMPTY:
-            place = place_of(new_key, key[old])
-            new_key[place], new_slot[place] = key[old], slot[old]
+def add_table(table, used, other):
+    """Add all voxels of another table, for which there is room; returns the number of voxels."""
+    rows, views, from_rows, from_views = table.rows, table.views, other.rows, other.views
+    for k in range(len(from_rows)):
+        key = from_rows[k, 0]
+        if key == EMPTY:
+            continue
+        place = place_of(rows, key)
+        used += rows[place, 0] == EMPTY
+        rows[place, 0] = key
+        for column in range(1, 8):
+            rows[place, column] += from_rows[k, column]
+        for word in range(views.shape[1]):
+            views[place, word] |= from_views[k, word]
+    return used
+
+
+@numba.njit(cache=True, nogil=True)
+def _row_bounds(mask, i):
+    """Return (first, end) of the marked pixels of a row; (0, 0) for none."""
+    first, end = 0, mask.shape[1]
+    while first < end and not mask[i, first]:
+        first += 1
+    while end > first and not mask[i, end - 1]:
+        end -= 1
+    return (first, end) if end > first else (0, 0)
 
 
 @numba.njit(cache=True, nogil=True)
 def mask_bounds(mask):
-    """Return (top, bottom, left, right) of the marked pixels, ends exclusive; zeros for none."""
+    """Return (top, bottom, left, right) of the entries that are not 0, ends exclusive."""
     rows, columns = mask.shape
     top, bottom, left, right = rows, 0, columns, 0
     for i in range(rows):
-        found = np.uint8(0)
-        for j in range(columns):
-            found |= mask[i, j]
-        if not found:
-            continue
-        top, bottom = min(top, i), i + 1
-        for j in range(left):
-            if mask[i, j]:
-                left = j
-                break
-        for j in range(columns - 1, right - 1, -1):
-            if mask[i, j]:
-                right = j + 1
-                break
+        first, end = _row_bounds(mask, i)
+        if end > first:
+            top, bottom = min(top, i), i + 1
+            left, right = min(left, first), max(right, end)
     return (top, bottom, left, right) if bottom else (0, 0, 0, 0)
 
 
@@ -149,7 +148,7 @@ def _nearest_around(depth, v, left, limits, above, out):
         out[j] = min(above[j], min(above[j + 1], above[j + 2]))
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def fuse_cut(depth, cut, camera, limits, colors, table, used, view):
     """Add the pixels of one patch to the voxels; returns the number of voxels, -1 when too far.
 
@@ -158,17 +157,18 @@ def fuse_cut(depth, cut, camera, limits, colors, table, used, view):
     """
     r, t, o, voxel = camera.rotation, camera.centre, limits.origin, limits.voxel
     mask, image, color_row, color_column = cut.mask, colors.image, colors.row, colors.column
-    keys, slots, cells, sums, bits = table.key, table.slot, table.cells, table.sums, table.views
+    rows, views = table.rows, table.views
     near, far, jump, base = limits.near, limits.far, limits.jump, limits.base
     word, bit, columns = view >> 6, np.uint64(1) << np.uint64(view & 63), mask.shape[1]
     above, nearest = np.empty(columns + 2, np.float32), np.empty(columns, np.float32)
-    slot, kx, ky, kz = EMPTY, 0, 0, 0
+    place, kx, ky, kz = EMPTY, 0, 0, 0
     for i in range(mask.shape[0]):
         v = cut.top + i
         ray_y = (v - camera.cy) / camera.fy
-        if jump > 0:
-            _nearest_around(depth, v, cut.left, limits, above, nearest)
-        for j in range(columns):
+        first, end = _row_bounds(mask, i)
+        if jump > 0 and end > first:
+            _nearest_around(depth, v, cut.left + first, limits, above, nearest[first:end])
+        for j in range(first, end):
             u = cut.left + j
             z32 = depth[v, u]
             if not (mask[i, j] and z32 >= near and z32 <= far and z32 > 0 and z32 < np.inf):
@@ -183,36 +183,35 @@ def fuse_cut(depth, cut, camera, limits, colors, table, used, view):
             ix = np.int64(np.floor((px - o[0]) / voxel))
             iy = np.int64(np.floor((py - o[1]) / voxel))
             iz = np.int64(np.floor((pz - o[2]) / voxel))
-            if slot == EMPTY or ix != kx or iy != ky or iz != kz:
+            if place == EMPTY or ix != kx or iy != ky or iz != kz:
                 kx, ky, kz = ix, iy, iz
                 dx, dy, dz = ix - base[0], iy - base[1], iz - base[2]
                 if max(abs(dx), abs(dy), abs(dz)) >= OFFSET:
                     return -1
-                place = place_of(keys, cell_key(dx, dy, dz))
-                if keys[place] == EMPTY:
-                    keys[place], slots[place] = cell_key(dx, dy, dz), used
-                    cells[used, 0], cells[used, 1], cells[used, 2] = ix, iy, iz
-                    used += 1
-                slot = slots[place]
-                bits[slot, word] |= bit
-            sums[slot, 0] += np.int64(np.rint((px - (o[0] + ix * voxel)) * UNIT))
-            sums[slot, 1] += np.int64(np.rint((py - (o[1] + iy * voxel)) * UNIT))
-            sums[slot, 2] += np.int64(np.rint((pz - (o[2] + iz * voxel)) * UNIT))
+                key = cell_key(dx, dy, dz)
+                place = place_of(rows, key)
+                used += rows[place, 0] == EMPTY
+                rows[place, 0] = key
+                views[place, word] |= bit
+            rows[place, 1] += np.int64(np.rint((px - (o[0] + ix * voxel)) * UNIT))
+            rows[place, 2] += np.int64(np.rint((py - (o[1] + iy * voxel)) * UNIT))
+            rows[place, 3] += np.int64(np.rint((pz - (o[2] + iz * voxel)) * UNIT))
             if len(image):
                 for k in range(3):
-                    sums[slot, 3 + k] += image[color_row[v], color_column[u], k]
-            sums[slot, 6] += 1
+                    rows[place, 4 + k] += image[color_row[v], color_column[u], k]
+            rows[place, 7] += 1
     return used
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def lowest_cut(depth, cut, camera, limits, lowest):
     """Lower `lowest` to the smallest coordinates of a patch's points."""
     r, t, mask = camera.rotation, camera.centre, cut.mask
     near, far = limits.near, limits.far
     for i in range(mask.shape[0]):
         ray_y = (cut.top + i - camera.cy) / camera.fy
-        for j in range(mask.shape[1]):
+        first, end = _row_bounds(mask, i)
+        for j in range(first, end):
             z32 = depth[cut.top + i, cut.left + j]
             if mask[i, j] and z32 >= near and z32 <= far and z32 > 0 and z32 < np.inf:
                 z = np.float64(z32)
@@ -222,50 +221,48 @@ def lowest_cut(depth, cut, camera, limits, lowest):
                     lowest[k] = min(lowest[k], point)
 
 
-@numba.njit(cache=True, nogil=True)
-def merge(table, used, other, other_used, base):
-    """Add all voxels of another table with enough room here; returns the number of voxels."""
-    keys, slots, cells, sums, bits = table.key, table.slot, table.cells, table.sums, table.views
-    from_cells, from_sums, from_bits = other.cells, other.sums, other.views
-    for row in range(other_used):
-        x, y, z = from_cells[row]
-        key = cell_key(x - base[0], y - base[1], z - base[2])
-        place = place_of(keys, key)
-        if keys[place] == EMPTY:
-            keys[place], slots[place] = key, used
-            cells[used] = from_cells[row]
-            used += 1
-        sums[slots[place]] += from_sums[row]
-        bits[slots[place]] |= from_bits[row]
-    return used
-
-
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def vote_cut(depth, cut, camera, limits, points, tolerance, could_see, marks):
-    """Add to each point whether this frame could see it, and whether it marks it."""
+    """Add to each point whether this frame could see it, and whether it marks it.
+
+    Args as elsewhere, and points float64 [3, n]. A first loop without branches projects a block of
+    points, several at once in the processor's wide registers; a second one looks pixels up.
+    """
     height, width = depth.shape
-    rotation, centre, mask = camera.rotation, camera.centre, cut.mask
+    r, fx, fy, u0, v0 = camera.rotation, camera.fx, camera.fy, camera.cx, camera.cy
+    r00, r01, r02, r10, r11, r12 = r[0, 0], r[0, 1], r[0, 2], r[1, 0], r[1, 1], r[1, 2]
+    r20, r21, r22, cx, cy, cz = (
+        r[2, 0],
+        r[2, 1],
+        r[2, 2],
+        camera.centre[0],
+        camera.centre[1],
+        camera.centre[2],
+    )
+    mask = cut.mask
     near, far, rows, columns = limits.near, limits.far, mask.shape[0], mask.shape[1]
-    for n in range(len(points)):
-        x, y, z = points[n, 0] - centre[0], points[n, 1] - centre[1], points[n, 2] - centre[2]
-        ahead = x * rotation[0, 2] + y * rotation[1, 2] + z * rotation[2, 2]
-        if not ahead > 1e-9:
-            continue
-        right = x * rotation[0, 0] + y * rotation[1, 0] + z * rotation[2, 0]
-        u = np.floor(right / ahead * camera.fx + camera.cx + 0.5)
-        if not 0 <= u < width:
-            continue
-        down = x * rotation[0, 1] + y * rotation[1, 1] + z * rotation[2, 1]
-        v = np.floor(down / ahead * camera.fy + camera.cy + 0.5)
-        if not 0 <= v < height:
-            continue
-        row, column = np.int64(v), np.int64(u)
-        surface = depth[row, column]
-        if not (near <= surface <= far and 0 < surface < np.inf):
-            continue
-        if ahead > surface + tolerance:
-            continue
-        could_see[n] += 1
-        row, column = row - cut.top, column - cut.left
-        if ahead >= surface - tolerance and 0 <= row < rows and 0 <= column < columns:
-            marks[n] += mask[row, column]
+    us, vs, zs = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
+    for begin in range(0, points.shape[1], BLOCK):
+        count = min(BLOCK, points.shape[1] - begin)
+        px, py = points[0, begin : begin + count], points[1, begin : begin + count]
+        pz = points[2, begin : begin + count]
+        for k in range(count):
+            x, y, z = px[k] - cx, py[k] - cy, pz[k] - cz
+            ahead = x * r02 + y * r12 + z * r22
+            over = ahead if ahead > 1e-9 else np.nan
+            zs[k] = ahead
+            us[k] = (x * r00 + y * r10 + z * r20) / over * fx + u0 + 0.5
+            vs[k] = (x * r01 + y * r11 + z * r21) / over * fy + v0 + 0.5
+        for k in range(count):
+            if not (us[k] >= 0 and us[k] < width and vs[k] >= 0 and vs[k] < height):
+                continue
+            row, column, ahead = np.int64(vs[k]), np.int64(us[k]), zs[k]
+            surface = depth[row, column]
+            if not (surface >= near and surface <= far and surface > 0 and surface < np.inf):
+                continue
+            if ahead > surface + tolerance:
+                continue
+            could_see[begin + k] += 1
+            row, column = row - cut.top, column - cut.left
+            if ahead >= surface - tolerance and 0 <= row < rows and 0 <= column < columns:
+                marks[begin + k] += mask[row, column]

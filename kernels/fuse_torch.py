@@ -87,7 +87,8 @@ def fuse_object_torch(
         colors = torch.zeros_like(cells).index_add_(0, inverse, seen) / counts[:, None].double()
     could_see = marks = torch.zeros_like(counts)
     if settings.tolerance_m is not None:
-        could_see, marks = _votes(means, mask, patches, dense, settings.tolerance_m)
+        voters = settings.voters(patches)
+        could_see, marks = _votes(means, mask, voters, dense, settings.tolerance_m)
     return Voxels(
         points=means.cpu().numpy(),
         colors=colors.cpu().numpy(),

@@ -44,12 +44,21 @@ def neighbor_distances(
     """
     if len(points) == 0 or not is_compiled(points, backend):
         return _neighbor_distances_torch(points, count)
-    from scenerl.kernels.cells_numba import build_grid, nearest
+    return torch.from_numpy(_neighbor_distances_numba(as_float64(points), count)).to(points.dtype)
 
-    grid = build_grid(as_float64(points), _typical_reach(points, count))
-    out = np.empty((len(points), count))
-    map_threads(lambda part: nearest(grid, count, *part, out), _parts(grid))
-    return torch.from_numpy(out).to(points.dtype)
+
+def _neighbor_distances_numba(points: np.ndarray, count: int) -> np.ndarray:
+    """Search a grid, for what is not settled one of twice the cell, for the last all points."""
+    from scenerl.kernels.cells_numba import build_grid, nearest, nearest_of_all
+
+    out, todo = np.empty((len(points), count)), np.ones(len(points), bool)
+    cell = _typical_reach(torch.from_numpy(points), count)
+    while np.count_nonzero(todo) > FEW_POINTS:
+        grid = build_grid(points, cell)
+        map_threads(lambda part: nearest(grid, count, todo, *part, out), _parts(grid))  # noqa: B023
+        cell *= 2
+    nearest_of_all(points, count, todo, out)
+    return out
 
 
 def neighbors_within(

@@ -1,5 +1,6 @@
 """Records of the lift: what a frame shows, where an object is marked, what became of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -78,6 +79,8 @@ class FuseSettings:
     """A pixel with one of its 8 neighbours nearer by more than this is left out; 0 keeps all."""
     tolerance_m: float | None = 0.05
     """Depth error under which a view still sees a voxel on its surface; None counts no votes."""
+    max_vote_views: int | None = None
+    """Ask at most so many views of an object, evenly chosen, for their votes; None asks all."""
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """A corner of the voxel grid in world coordinates."""
 
@@ -85,6 +88,16 @@ class FuseSettings:
         """Refuse a grid without cells."""
         if not self.voxel_m > 0:
             raise ValueError(f"voxel_m is {self.voxel_m}, expected a positive edge in metres")
+
+    def voters(self, patches: Sequence[Patch]) -> list[Patch]:
+        """Return the patches of an object whose views are asked for their votes."""
+        ordered = sorted(patches, key=lambda patch: patch.view)
+        if self.tolerance_m is None:
+            return []
+        most = len(ordered) if self.max_vote_views is None else self.max_vote_views
+        if len(ordered) <= most:
+            return ordered
+        return [ordered[(2 * k + 1) * len(ordered) // (2 * most)] for k in range(most)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
