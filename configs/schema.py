@@ -324,6 +324,10 @@ class TrackerConfig:
 class LiftConfig:
     """How masks become points and a box."""
 
+    recipe: Literal["consensus", "open3d"] = "consensus"
+    """"consensus" keeps voxels that several views agree on. "open3d" gives what the usual Open3D
+    calls give (voxel_down_sample, remove_statistical_outlier, cluster_dbscan, the largest cluster),
+    with outlier_neighbors, outlier_std_ratio, component_radius_m and cluster_min_points."""
     voxel_m: float = 0.02
     min_depth_m: float = 0.1
     max_depth_m: float = 10.0
@@ -333,6 +337,8 @@ class LiftConfig:
     """A voxel stays when at least this share of the frames that could see it agree."""
     surface_tolerance_m: float = 0.05
     """Depth error under which a frame still sees a voxel on its surface."""
+    max_vote_views: int = 128
+    """At most so many of the object's frames, evenly chosen, are asked whether they agree."""
     outlier_neighbors: int = 16
     outlier_std_ratio: float = 2.0
     """Statistical outlier removal; 0 neighbours switches it off."""
@@ -341,6 +347,8 @@ class LiftConfig:
     component_min_share: float = 0.3
     """A further component stays with at least this share of the strongest one's evidence, so that
     a lamp keeps its foot when the pole is too thin to see; 1 keeps only the strongest."""
+    cluster_min_points: int = 10
+    """Recipe "open3d" only: min_points of DBSCAN."""
     box_trim: float = 0.001
     """Share of the object's pixels that may lie outside the box at each of its six sides."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from scenerl.configs.schema import LiftConfig
-from scenerl.envs.lift import lift_masks
+from scenerl.envs.lift import MaskedObject, lift_masks, lift_objects
 from scenerl.envs.media_refs import spread
 from scenerl.envs.records import LiftedObject
 from scenerl.envs.tracking import Tracker
@@ -78,30 +78,38 @@ def lift_true_masks(
     return Lifted(object=lift_masks(scene, masks, label, config), masks=masks)
 
 
-def lifted_box_iou(
+def lifted_box_ious(
     scene: Scene,
-    boxes: Mapping[int, Box2D],
+    prompts: Sequence[Mapping[int, Box2D]],
     true_box: Box3D,
     tracker: Tracker,
     lift_config: LiftConfig,
-) -> float:
-    """Score boxes by the 3D IoU of what they lift to, over all frames of the scene.
+) -> list[float]:
+    """Score sets of boxes by the 3D IoU of what each lifts to, over all frames of the scene.
 
     Args:
         scene: The recording.
-        boxes: Prompted frame -> box in native pixels. A box without area prompts nothing.
+        prompts: For each answer, prompted frame -> box in native pixels. A box without area prompts
+            nothing.
         true_box: The object's box in world axes.
         tracker: Makes the masks; it keeps what it knows of a scene between calls.
         lift_config: Section `lift`.
 
     Returns:
-        IoU in [0, 1]; 0 when nothing could be lifted.
+        One IoU in [0, 1] per answer; 0 when nothing could be lifted.
     """
-    usable = {n: box for n, box in boxes.items() if box[2] > box[0] and box[3] > box[1]}
-    if not usable:
-        return 0.0
-    lifted = lift_boxes(scene, usable, scene.frame_indices, tracker, lift_config)
-    return world_iou(lifted.object.box_world, true_box)
+    frames = scene.frame_indices
+    tracked: dict[int, MaskedObject] = {}
+    for number, boxes in enumerate(prompts):
+        usable = {n: box for n, box in boxes.items() if box[2] > box[0] and box[3] > box[1]}
+        if usable:
+            masks = tracker.track(scene, usable, sorted({*frames, *usable}))
+            tracked[number] = MaskedObject(label="object", masks=masks)
+    lifted = lift_objects(scene, list(tracked.values()), lift_config, with_colors=False)
+    ious = [0.0] * len(prompts)
+    for number, found in zip(tracked, lifted, strict=True):
+        ious[number] = world_iou(found.box_world, true_box)
+    return ious
 
 
 def world_iou(box: Box3D | None, true_box: Box3D) -> float:

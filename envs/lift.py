@@ -1,11 +1,11 @@
-"""Masks through depth and poses to one object in metres.
+"""Masks through depth and poses to objects in metres: the one lift of all commands and rewards.
 
-masks -> points (masked pixels with depth, flying pixels left out) -> voxels on one world grid
+masks -> voxels on one world grid (masked pixels with depth, flying pixels left out)
 -> voxels that enough views agree on -> statistical outliers out -> strong components -> box
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,42 +13,38 @@ from torch import Tensor
 
 from scenerl.configs.schema import LiftConfig
 from scenerl.envs.records import LiftedObject
+from scenerl.kernels.backend import Backend
 from scenerl.kernels.box_fit import fit_box
-from scenerl.kernels.clean import keep_statistical, keep_strong_components, view_votes
-from scenerl.kernels.unproject import flying_pixels, grid_pixels, unproject
-from scenerl.kernels.voxel import voxel_index, voxel_mean
+from scenerl.kernels.clean import dbscan, keep_statistical, keep_strong_components
+from scenerl.kernels.fuse import cut_patches, fuse_objects, lowest_corner
+from scenerl.kernels.threads import map_threads
+from scenerl.kernels.views import Camera, FuseSettings, Patch, View, Voxels
 from scenerl.preprocess.records import Box3D
 from scenerl.preprocess.scene import Scene
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Views:
-    """Depth, mask and pose of some frames, on the pixel grid of the depth images."""
+class MaskedObject:
+    """What is to be lifted."""
 
-    frame_indices: tuple[int, ...]
-    depth_m: Tensor
-    """float32 [frames, height, width]; 0 where there is none or it is out of range."""
-    mask: Tensor
-    """bool [frames, height, width]."""
-    intrinsics: Tensor
-    """float64 [3, 3] of the depth images."""
-    camera_to_world: Tensor
-    """float64 [frames, 4, 4]."""
-    color_row: Tensor
-    """int64 [height, width]: row of the colour image at each depth pixel."""
-    color_column: Tensor
-    """int64 [height, width]."""
+    label: str
+    masks: Mapping[int, np.ndarray]
+    """Frame -> bool [height, width] in colour size. An all-False mask says that the object is not
+    seen there; a frame that is absent says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Cloud:
-    """Voxels with what was averaged into them."""
+class LiftedPatches:
+    """What the patches of one object became."""
 
-    points: Tensor  # float64 [voxels, 3]
-    colors: Tensor  # float64 [voxels, 3]
-    frame: Tensor  # int64 [n] position in Views of each raw point
-    inverse: Tensor  # int64 [n] voxel of each raw point
-    counts: Tensor  # int64 [voxels] raw points in each voxel
+    points: np.ndarray
+    """float64 [n, 3], metres."""
+    colors: np.ndarray
+    """float64 [n, 3]."""
+    box_world: Box3D | None
+    """None when no point survived."""
+    views: tuple[int, ...]
+    """Views with a pixel in what survived."""
 
 
 def lift_masks(
@@ -62,8 +58,7 @@ def lift_masks(
 
     Args:
         scene: The recording.
-        masks: Frame -> bool [height, width] in colour size. An all-False mask says that the object
-            is not seen there; a frame that is absent says nothing.
+        masks: As documented at `MaskedObject`.
         label: Name of the object.
         config: Section `lift`.
         device: Torch device of the arithmetic.
@@ -75,61 +70,86 @@ def lift_masks(
         ValueError: If a frame is not usable in the scene or a mask has another size than the
             colour frames.
     """
-    views = load_views(scene, masks, config, device)
-    mask = views.mask
-    if config.edge_jump_m > 0 and len(mask):
-        mask = mask & ~flying_pixels(views.depth_m, config.edge_jump_m)
-    points, pixels = unproject(views.depth_m, mask, views.intrinsics, views.camera_to_world)
-    if len(points) == 0:
-        return _empty(label)
-    cloud = _fuse(scene, views, points, pixels, config.voxel_m)
-    keep = _clean(cloud.points, views, config)
-    if not bool(keep.any()):
-        return _empty(label)
-    seen = torch.unique(cloud.frame[keep[cloud.inverse]]).tolist()
-    kept = cloud.points[keep]
-    box = fit_box(kept, config.box_trim, weights=cloud.counts[keep].to(kept.dtype)).tolist()
-    return LiftedObject(
-        label=label,
-        points_world=kept.float().cpu().numpy(),
-        colors=cloud.colors[keep].round().to(torch.uint8).cpu().numpy(),
-        box_world=_as_box(box),
-        frame_indices=tuple(views.frame_indices[position] for position in seen),
-    )
+    return lift_objects(scene, [MaskedObject(label=label, masks=masks)], config, device)[0]
 
 
-def load_views(
-    scene: Scene, masks: Mapping[int, np.ndarray], config: LiftConfig, device: str = "cpu"
-) -> Views:
-    """Read depth and pose of the masked frames and bring the masks onto the depth grid.
+def lift_objects(
+    scene: Scene,
+    objects: Sequence[MaskedObject],
+    config: LiftConfig,
+    device: str = "cpu",
+    *,
+    with_colors: bool = True,
+) -> list[LiftedObject]:
+    """Lift many objects, or many answers about one, at once: each frame is decoded once for all.
+
+    Args:
+        scene: The recording.
+        objects: What to lift; masks may overlap.
+        config: Section `lift`.
+        device: Torch device of the arithmetic.
+        with_colors: False leaves colours zero and does not decode colour frames.
+
+    Returns:
+        One object each; its box is None when no point survived.
 
     Raises:
         ValueError: As documented at `lift_masks`.
     """
-    check_masks(scene, masks)
-    K_depth = torch.as_tensor(scene.intrinsics_depth, dtype=torch.float64, device=device)
-    K_color = torch.as_tensor(scene.intrinsics_color, dtype=torch.float64, device=device)
-    row, column, inside = grid_pixels(scene.depth_size, scene.color_size, K_depth, K_color)
-    width, height = scene.depth_size
-    frames = tuple(sorted(masks))
-    depth_m = torch.zeros(len(frames), height, width, device=device)
-    mask = torch.zeros(len(frames), height, width, dtype=torch.bool, device=device)
-    poses = torch.zeros(len(frames), 4, 4, dtype=torch.float64, device=device)
-    for position, index in enumerate(frames):
-        depth_m[position] = torch.tensor(scene.depth_m(index), device=device)
-        full = torch.tensor(np.asarray(masks[index], dtype=bool), device=device)
-        mask[position] = full[row, column] & inside
-        poses[position] = torch.tensor(scene.camera_to_world(index), device=device)
-    usable = (depth_m >= config.min_depth_m) & (depth_m <= config.max_depth_m)
-    return Views(
-        frame_indices=frames,
-        depth_m=torch.where(usable, depth_m, 0.0),
-        mask=mask,
-        intrinsics=K_depth,
-        camera_to_world=poses,
-        color_row=row,
-        color_column=column,
+    for item in objects:
+        check_masks(scene, item.masks)
+    frames = sorted({frame for item in objects for frame in item.masks})
+    camera = Camera.of(
+        scene.depth_size, scene.intrinsics_depth, scene.color_size, scene.intrinsics_color
     )
+
+    def read(frame: int) -> View:
+        return View(
+            depth_m=scene.depth_m(frame),
+            camera_to_world=scene.camera_to_world(frame),
+            color=scene.color(frame) if with_colors else None,
+        )
+
+    views = map_threads(read, frames)
+    position = {frame: number for number, frame in enumerate(frames)}
+    patches = [
+        cut_patches({position[n]: mask for n, mask in item.masks.items()}, camera)
+        for item in objects
+    ]
+    found = lift_patches(views, patches, camera, config, device)
+    return [
+        LiftedObject(
+            label=item.label,
+            points_world=cloud.points.astype(np.float32),
+            colors=np.rint(cloud.colors).astype(np.uint8),
+            box_world=cloud.box_world,
+            frame_indices=tuple(frames[number] for number in cloud.views),
+        )
+        for item, cloud in zip(objects, found, strict=True)
+    ]
+
+
+def lift_patches(
+    views: Sequence[View],
+    objects: Sequence[Sequence[Patch]],
+    camera: Camera,
+    config: LiftConfig,
+    device: str = "cpu",
+    backend: Backend = "auto",
+) -> list[LiftedPatches]:
+    """Lift patches of views that are in memory, as `lift_objects` does those of a scene."""
+    if config.recipe == "open3d":
+        return [_open3d_recipe(views, patches, camera, config, backend) for patches in objects]
+    settings = FuseSettings(
+        voxel_m=config.voxel_m,
+        min_depth_m=config.min_depth_m,
+        max_depth_m=config.max_depth_m,
+        edge_jump_m=config.edge_jump_m,
+        tolerance_m=config.surface_tolerance_m,
+        max_vote_views=config.max_vote_views,
+    )
+    clouds = fuse_objects(views, objects, camera, settings, device, backend)
+    return map_threads(lambda cloud: _consensus_recipe(cloud, config), clouds)
 
 
 def check_masks(scene: Scene, masks: Mapping[int, np.ndarray]) -> None:
@@ -154,35 +174,10 @@ def check_masks(scene: Scene, masks: Mapping[int, np.ndarray]) -> None:
             )
 
 
-def _fuse(scene: Scene, views: Views, points: Tensor, pixels: Tensor, voxel_m: float) -> _Cloud:
-    frame, v, u = pixels.unbind(dim=1)
-    row, column = views.color_row[v, u], views.color_column[v, u]
-    colors = torch.zeros_like(points)
-    for position in torch.unique(frame).tolist():
-        here = frame == position
-        image = torch.tensor(scene.color(views.frame_indices[position]), device=points.device)
-        colors[here] = image[row[here], column[here]].to(points.dtype)
-    _, inverse, counts = voxel_index(points, voxel_m, origin=points.new_zeros(3))
-    return _Cloud(
-        points=voxel_mean(points, inverse, counts),
-        colors=voxel_mean(colors, inverse, counts),
-        frame=frame,
-        inverse=inverse,
-        counts=counts,
-    )
-
-
-def _clean(points: Tensor, views: Views, config: LiftConfig) -> Tensor:
-    """Decide which voxels belong to the object; each step looks at what the last one left."""
-    could_see, marks = view_votes(
-        points,
-        views.depth_m,
-        views.mask,
-        views.intrinsics,
-        views.camera_to_world,
-        config.surface_tolerance_m,
-    )
-    keep = marks >= config.min_view_share * could_see.clamp(min=1)
+def _consensus_recipe(cloud: Voxels, config: LiftConfig) -> LiftedPatches:
+    """Keep what the views agree on; each step looks at what the last one left."""
+    points, marks = torch.from_numpy(cloud.points), torch.from_numpy(cloud.marks)
+    keep = torch.from_numpy(cloud.marks >= config.min_view_share * cloud.could_see.clip(min=1))
     if config.outlier_neighbors > 0:
         left = keep.nonzero()[:, 0]
         stays = keep_statistical(points[left], config.outlier_neighbors, config.outlier_std_ratio)
@@ -192,20 +187,53 @@ def _clean(points: Tensor, views: Views, config: LiftConfig) -> Tensor:
         stays = keep_strong_components(
             points[left],
             config.component_radius_m,
-            weights=marks[left].to(points.dtype),
+            weights=marks[left].double(),
             min_share=config.component_min_share,
         )
         keep[left[~stays]] = False
-    return keep
+    return _kept(cloud, keep, config.box_trim)
 
 
-def _empty(label: str) -> LiftedObject:
-    return LiftedObject(
-        label=label,
-        points_world=np.zeros((0, 3), dtype=np.float32),
-        colors=np.zeros((0, 3), dtype=np.uint8),
-        box_world=None,
-        frame_indices=(),
+def _open3d_recipe(
+    views: Sequence[View],
+    patches: Sequence[Patch],
+    camera: Camera,
+    config: LiftConfig,
+    backend: Backend,
+) -> LiftedPatches:
+    """Do what is usually written with Open3D: voxels, statistical outliers, largest cluster."""
+    settings = FuseSettings(
+        voxel_m=config.voxel_m,
+        min_depth_m=config.min_depth_m,
+        max_depth_m=config.max_depth_m,
+        tolerance_m=None,
+    )
+    low = np.array(lowest_corner(views, patches, camera, settings, backend))
+    if np.isfinite(low).all():
+        x, y, z = (float(value) for value in low - config.voxel_m * 0.5)
+        settings = replace(settings, origin=(x, y, z))
+    (cloud,) = fuse_objects(views, [patches], camera, settings, backend=backend)
+    points = torch.from_numpy(cloud.points)
+    keep = keep_statistical(points, config.outlier_neighbors, config.outlier_std_ratio)
+    label = dbscan(points[keep], config.component_radius_m, config.cluster_min_points)
+    if bool((label >= 0).any()):
+        largest = label[label >= 0].bincount().argmax()
+        keep[keep.nonzero()[:, 0][label != largest]] = False
+    return _kept(cloud, keep, trim=0.0)
+
+
+def _kept(cloud: Voxels, keep: Tensor, trim: float) -> LiftedPatches:
+    """Box the voxels that stay."""
+    chosen = keep.numpy()
+    box = None
+    if chosen.any():
+        points, weights = torch.from_numpy(cloud.points)[keep], torch.from_numpy(cloud.counts)[keep]
+        box = _as_box(fit_box(points, trim, weights=weights.double()).tolist())
+    return LiftedPatches(
+        points=cloud.points[chosen],
+        colors=cloud.colors[chosen],
+        box_world=box,
+        views=tuple(cloud.seen_by(chosen)),
     )
 
 

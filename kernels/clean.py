@@ -4,47 +4,113 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from scenerl.kernels.neighbors import PAIRS_AT_ONCE, candidate_blocks, neighbor_distances
+from scenerl.kernels.backend import Backend
+from scenerl.kernels.neighbors import (
+    PAIRS_AT_ONCE,
+    as_float64,
+    candidate_blocks,
+    is_compiled,
+    neighbor_distances,
+    neighbors_within,
+)
 from scenerl.kernels.unproject import nearest_pixels, project
 from scenerl.kernels.voxel import voxel_index
 
 
 def keep_statistical(
-    points: Float[Tensor, "n 3"], neighbors: int, std_ratio: float
+    points: Float[Tensor, "n 3"], neighbors: int, std_ratio: float, backend: Backend = "auto"
 ) -> Bool[Tensor, "n"]:
     """Drop points that are far from their neighbours, with Open3D's definition.
 
         d_i = mean distance to the `neighbors` nearest points, itself included
-        keep i when 0 < d_i < mean(d) + std_ratio * std(d)
+        keep i when 0 < d_i < m + std_ratio s
+        m = sum(d) / n,  s^2 = sum over positive d of (d - m)^2 / (n - 1)
 
-    The mean is over positive d, the standard deviation has n - 1 in its denominator.
+    Where all d are equal, which leaves Open3D's answer to rounding, every point with d > 0 stays;
+    fewer than 2 neighbours or points say nothing, and all stay.
 
     Args:
         points: The cloud.
         neighbors: Neighbours per point; fewer when the cloud is smaller.
         std_ratio: Allowed deviation.
+        backend: "auto" compiles on the CPU.
 
     Returns:
         Which points stay.
     """
     if len(points) < 2 or neighbors < 2:
         return torch.ones(len(points), dtype=torch.bool, device=points.device)
-    distance = neighbor_distances(points, min(neighbors, len(points))).mean(dim=1)
+    nearest = neighbor_distances(points.double(), min(neighbors, len(points)), backend)
+    distance = nearest.mean(dim=1)
     positive = distance[distance > 0]
-    if len(positive) < 2:
-        return torch.ones(len(points), dtype=torch.bool, device=points.device)
-    limit = positive.mean() + std_ratio * positive.std()
-    if positive.amax() - positive.amin() <= 1e-9:
-        return distance > 0
-    return (distance > 0) & (distance < limit)
+    if len(positive) == 0 or positive.amax() - positive.amin() <= 1e-9:
+        return distance > 0 if len(positive) else torch.ones_like(distance, dtype=torch.bool)
+    mean = positive.sum() / len(points)
+    spread = ((positive - mean).square().sum() / (len(points) - 1)).sqrt()
+    return (distance > 0) & (distance < mean + std_ratio * spread)
 
 
-def components(points: Float[Tensor, "n 3"], radius_m: float) -> Int[Tensor, "n"]:
+def keep_radius(
+    points: Float[Tensor, "n 3"], neighbors: int, radius_m: float, backend: Backend = "auto"
+) -> Bool[Tensor, "n"]:
+    """Keep points with more than `neighbors` points, itself included, nearer than `radius_m`.
+
+    Open3D's remove_radius_outlier.
+    """
+    return neighbors_within(points, radius_m, backend) > neighbors
+
+
+def dbscan(
+    points: Float[Tensor, "n 3"], radius_m: float, min_points: int, backend: Backend = "auto"
+) -> Int[Tensor, "n"]:
+    """Cluster by density with Open3D's cluster_dbscan, numbers included.
+
+    A core point has at least `min_points` points, itself included, nearer than `radius_m`. Core
+    points nearer than that to each other share a cluster; clusters are numbered by their first core
+    point; any other point takes the lowest number among the core points near it.
+
+    Returns:
+        Cluster of each point, -1 for noise.
+    """
+    core = neighbors_within(points, radius_m, backend) >= min_points
+    label = torch.full((len(points),), -1, dtype=torch.int64, device=points.device)
+    if not bool(core.any()):
+        return label
+    where = core.nonzero()[:, 0]
+    roots = components(points[where], radius_m, closed=False, backend=backend)
+    label[where] = torch.unique(roots, return_inverse=True)[1]
+    if is_compiled(points, backend):
+        from scenerl.kernels.cells_numba import border_labels, build_grid
+
+        border_labels(
+            build_grid(as_float64(points), radius_m), radius_m, core.numpy(), label.numpy()
+        )
+        return label
+    rest = (~core).nonzero()[:, 0]
+    edges = _near_pairs(points, radius_m, rest, closed=False)
+    edges = edges[:, core[edges[1]]]
+    clusters = label[edges[1]]
+    lowest = torch.full_like(label, len(points)).scatter_reduce(0, edges[0], clusters, "amin")
+    return torch.where(lowest < len(points), lowest, label)
+
+
+def components(
+    points: Float[Tensor, "n 3"],
+    radius_m: float,
+    closed: bool = True,
+    backend: Backend = "auto",
+) -> Int[Tensor, "n"]:
     """Label connected points: two belong together when a chain of steps <= `radius_m` joins them.
 
     Exact, but most pairs are never looked at: points of one cell with diagonal `radius_m` are
     connected, so one point of each cell is compared first, and then only what lies outside the
     largest component so far.
+
+    Args:
+        points: The cloud.
+        radius_m: Longest step.
+        closed: False wants steps < `radius_m`.
+        backend: "auto" compiles on the CPU.
 
     Returns:
         For each point the smallest index of a point in its component.
@@ -53,14 +119,21 @@ def components(points: Float[Tensor, "n 3"], radius_m: float) -> Int[Tensor, "n"
     label = torch.arange(count, device=points.device)
     if count == 0:
         return label
-    _, cell, _ = voxel_index(points, radius_m * (1 - 1e-6) / 3**0.5)
+    cell_m = radius_m * (1 - 1e-6) / 3**0.5
+    if is_compiled(points, backend):
+        from scenerl.kernels.cells_numba import build_grid, join_cells
+
+        grid = build_grid(as_float64(points), cell_m)
+        return torch.from_numpy(join_cells(grid, radius_m, closed))
+    _, cell, _ = voxel_index(points, cell_m)
     first = torch.full((int(cell.max()) + 1,), count, device=points.device)
     first = first.scatter_reduce(0, cell, label, "amin")
-    between = _near_pairs(points[first], radius_m)
+    between = _near_pairs(points[first], radius_m, closed=closed)
     edges = torch.cat([torch.stack([first[cell], label]), first[between]], dim=1)
     label = _propagate(label, edges)
     rest = (label != label.bincount(minlength=count).argmax()).nonzero()[:, 0]
-    return _propagate(label, torch.cat([edges, _near_pairs(points, radius_m, rest)], dim=1))
+    pairs = _near_pairs(points, radius_m, rest, closed=closed)
+    return _propagate(label, torch.cat([edges, pairs], dim=1))
 
 
 def keep_strong_components(
@@ -117,7 +190,7 @@ def view_votes(
         uv, z = project(points_world, intrinsics, camera_to_world[part])
         row, column, inside = nearest_pixels(uv, height, width)  # [frames, n]
         frame = torch.arange(len(z), device=z.device)[:, None]
-        surface = depth_m[part][frame, row, column]
+        surface = depth_m[part][frame, row, column].to(z.dtype)
         inside &= (z > 0) & (surface > 0)
         visible = inside & (z <= surface + tolerance_m)
         on_surface = visible & (z >= surface - tolerance_m)
@@ -126,11 +199,15 @@ def view_votes(
     return could_see, marks
 
 
-def _near_pairs(points: Tensor, radius_m: float, rows: Tensor | None = None) -> Tensor:
-    """List the pairs [2, pairs] not farther apart than `radius_m`."""
+def _near_pairs(
+    points: Tensor, radius_m: float, rows: Tensor | None = None, *, closed: bool
+) -> Tensor:
+    """List the pairs [2, pairs] nearer than `radius_m`, or also those just so far."""
     pairs = [torch.zeros(2, 0, dtype=torch.int64, device=points.device)]
+    limit = radius_m**2
     for block, candidates, valid in candidate_blocks(points, radius_m, rows):
-        near = valid & ((points[block][:, None] - points[candidates]).norm(dim=2) <= radius_m)
+        gap = (points[block][:, None] - points[candidates]).square().sum(dim=2)
+        near = valid & ((gap <= limit) if closed else (gap < limit))
         pairs.append(torch.stack([block[:, None].expand_as(candidates)[near], candidates[near]]))
     return torch.cat(pairs, dim=1)
 

@@ -1,15 +1,23 @@
-"""Neighbours in clouds through a hash grid, vectorised over blocks of points.
+"""Neighbours in clouds through a hash grid: compiled on CPUs, in torch elsewhere.
 
-Memory: candidates are padded per block, at most about PAIRS_AT_ONCE of them at a time.
+The torch twins are vectorised over blocks of points; candidates are padded per block, at most about
+PAIRS_AT_ONCE of them at a time.
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from scenerl.kernels.backend import Backend, choose_backend
+from scenerl.kernels.threads import even_parts, map_threads
 from scenerl.kernels.voxel import pack_cells
+
+if TYPE_CHECKING:
+    from scenerl.kernels.cells_numba import Grid
 
 PAIRS_AT_ONCE = 4_000_000
 """Candidate pairs held in memory at once; a pair takes about 40 bytes."""
@@ -19,19 +27,81 @@ SAMPLE_SIZE = 64
 """Points from which the size of the grid cells is estimated; it decides speed only."""
 
 
-def neighbor_distances(points: Float[Tensor, "n 3"], count: int) -> Float[Tensor, "n count"]:
+def neighbor_distances(
+    points: Float[Tensor, "n 3"], count: int, backend: Backend = "auto"
+) -> Float[Tensor, "n count"]:
     """Find the distances to the `count` nearest points, the point itself (0) included.
 
-    Exact. A grid serves the points whose neighbours are near; the others are searched again in a
-    grid of twice the cell, and the last few against all points.
+    Exact.
 
     Args:
         points: The cloud.
         count: Neighbours per point, at most n.
+        backend: "auto" compiles on the CPU.
 
     Returns:
         Distances in ascending order.
     """
+    if len(points) == 0 or not is_compiled(points, backend):
+        return _neighbor_distances_torch(points, count)
+    return torch.from_numpy(_neighbor_distances_numba(as_float64(points), count)).to(points.dtype)
+
+
+def _neighbor_distances_numba(points: np.ndarray, count: int) -> np.ndarray:
+    """Search a grid, for what is not settled one of twice the cell, for the last all points."""
+    from scenerl.kernels.cells_numba import build_grid, nearest, nearest_of_all
+
+    out, todo = np.empty((len(points), count)), np.ones(len(points), bool)
+    cell = _typical_reach(torch.from_numpy(points), count)
+    while np.count_nonzero(todo) > FEW_POINTS:
+        grid = build_grid(points, cell)
+        map_threads(lambda part: nearest(grid, count, todo, *part, out), _parts(grid))  # noqa: B023
+        cell *= 2
+    nearest_of_all(points, count, todo, out)
+    return out
+
+
+def neighbors_within(
+    points: Float[Tensor, "n 3"], radius_m: float, backend: Backend = "auto"
+) -> Int[Tensor, "n"]:
+    """Count the points nearer than `radius_m` to each point, the point itself included.
+
+    Args:
+        points: The cloud.
+        radius_m: Positive; a point exactly so far away does not count, as in Open3D.
+        backend: "auto" compiles on the CPU.
+    """
+    if len(points) and is_compiled(points, backend):
+        from scenerl.kernels.cells_numba import build_grid, count_within
+
+        grid = build_grid(as_float64(points), radius_m)
+        out = np.zeros(len(points), np.int64)
+        map_threads(lambda part: count_within(grid, radius_m, *part, out), _parts(grid))
+        return torch.from_numpy(out)
+    counts = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+    for rows, candidates, valid in candidate_blocks(points.double(), radius_m):
+        gap = (points[rows][:, None] - points[candidates]).double().square().sum(dim=2)
+        counts[rows] = (valid & (gap < radius_m**2)).sum(dim=1)
+    return counts
+
+
+def is_compiled(points: Tensor, backend: Backend) -> bool:
+    """Tell whether the compiled side serves these points."""
+    chosen = choose_backend(points.device.type) if backend == "auto" else backend
+    return chosen == "numba"
+
+
+def as_float64(points: Tensor) -> np.ndarray:
+    """Return points as the compiled side takes them."""
+    return np.ascontiguousarray(points.detach().double().numpy())
+
+
+def _parts(grid: "Grid") -> list[tuple[int, int]]:
+    return even_parts(len(grid.cells), least=256)
+
+
+def _neighbor_distances_torch(points: Tensor, count: int) -> Tensor:
+    """Search a grid, for what is not settled one of twice the cell, for the last all points."""
     cell = _typical_reach(points, count)
     result = points.new_full((len(points), count), torch.inf)
     unsure = torch.arange(len(points), device=points.device)

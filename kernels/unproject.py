@@ -36,12 +36,11 @@ def unproject(
     frame, v, u = pixels.unbind(dim=1)
     z = depth_m[frame, v, u].to(camera_to_world.dtype)
     K = intrinsics.to(camera_to_world.dtype)
-    x = (u - K[0, 2]) * z / K[0, 0]
-    y = (v - K[1, 2]) * z / K[1, 1]
-    points_camera = torch.stack([x, y, z], dim=1)  # [n, 3]
-    poses = camera_to_world[frame]  # [n, 4, 4]
-    points = torch.einsum("nij,nj->ni", poses[:, :3, :3], points_camera) + poses[:, :3, 3]
-    return points, pixels
+    x = (u - K[0, 2]) / K[0, 0] * z
+    y = (v - K[1, 2]) / K[1, 1] * z
+    poses = camera_to_world[:, :3][frame]  # [n, 3, 4]
+    turned = poses[:, :, 0] * x[:, None] + poses[:, :, 1] * y[:, None] + poses[:, :, 2] * z[:, None]
+    return turned + poses[:, :, 3], pixels
 
 
 def project(

@@ -19,6 +19,7 @@ from scenerl.launch.measure import BenchSettings, Comparison, Entry, Timing, mea
 logger = logging.getLogger(__name__)
 
 BENCHES: dict[str, tuple[str, str]] = {
+    "lift": ("scenerl.launch.bench_lift", "masks to a 3D box: the lift against Open3D"),
     "decode": (
         "scenerl.launch.bench_decode",
         "video frames: our choice of decoder against each",
@@ -146,6 +147,7 @@ def describe(comparison: Comparison, timings: list[Timing]) -> str:
             ]
             line += "  " + ", ".join(ratios)
         lines.append(line.rstrip())
+    lines += [f"  {note}" for note in comparison.notes]
     lines += [f"  left out: {reason}" for reason in comparison.left_out]
     return "\n".join(lines)
 

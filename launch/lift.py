@@ -16,6 +16,8 @@ from scenerl.preprocess.records import DataError
 if TYPE_CHECKING:
     import numpy as np
 
+    from scenerl.envs.lift import MaskedObject
+    from scenerl.envs.records import LiftedObject
     from scenerl.preprocess.scene import Scene
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ examples:
   launch lift --scene recordings/kitchen --masks masks/ --json boxes.json
   launch lift --scene recordings/kitchen --masks masks/ --json boxes.json --ply clouds/
   launch lift --scene scans/scene0011_00 --masks m --json b.json lift.voxel_m=0.01 lift.box_trim=0
+  launch lift --scene recordings/kitchen --masks masks/ --json boxes.json lift.recipe=open3d
 """
 
 
@@ -81,15 +84,25 @@ def lift_folder(arguments: argparse.Namespace, config: LiftConfig) -> dict[str, 
     Raises:
         DataError: If there are no usable masks, or one has the wrong size or type.
     """
+    from scenerl.envs.lift import MaskedObject, lift_objects
     from scenerl.preprocess.scene import Scene
 
     scene = Scene.open(arguments.scene)
     masks, skipped = read_masks(scene, arguments.masks)
     names = {item.object_id: item.label for item in scene.objects}
-    objects = []
-    for object_id in _ids(masks):
-        label = names.get(object_id, f"object {object_id}")
-        objects.append(_lift_one(scene, masks, object_id, label, arguments, config))
+    ids = _ids(masks)
+    targets = [
+        MaskedObject(
+            label=names.get(number, f"object {number}"),
+            masks={n: mask == number for n, mask in masks.items() if (mask == number).any()},
+        )
+        for number in ids
+    ]
+    found = lift_objects(scene, targets, config, device=arguments.device)
+    objects = [
+        _row(number, target, lifted, arguments.ply)
+        for number, target, lifted in zip(ids, targets, found, strict=True)
+    ]
     return {
         "scene": scene.scene_id,
         "units": "m",
@@ -100,33 +113,25 @@ def lift_folder(arguments: argparse.Namespace, config: LiftConfig) -> dict[str, 
     }
 
 
-def _lift_one(
-    scene: "Scene",
-    masks: dict[int, "np.ndarray"],
-    object_id: int,
-    label: str,
-    arguments: argparse.Namespace,
-    config: LiftConfig,
+def _row(
+    object_id: int, target: "MaskedObject", lifted: "LiftedObject", ply: Path | None
 ) -> dict[str, Any]:
-    from scenerl.envs.lift import lift_masks
     from scenerl.launch.ply import write_ply
 
-    mine = {n: mask == object_id for n, mask in masks.items() if (mask == object_id).any()}
-    lifted = lift_masks(scene, mine, label, config, device=arguments.device)
     box = lifted.box_world
     row: dict[str, Any] = {
         "id": object_id,
-        "label": label,
+        "label": target.label,
         "box_min": None if box is None else [round(value, 4) for value in box[:3]],
         "box_max": None if box is None else [round(value, 4) for value in box[3:]],
         "num_points": len(lifted.points_world),
         "num_frames": len(lifted.frame_indices),
-        "masked_frames": sorted(mine),
+        "masked_frames": sorted(target.masks),
     }
     if box is None:
         row["reason"] = "no masked pixel has usable depth that enough views agree on"
-    elif arguments.ply is not None:
-        file = arguments.ply / f"{object_id}.ply"
+    elif ply is not None:
+        file = ply / f"{object_id}.ply"
         write_ply(file, lifted.points_world, lifted.colors)
         row["ply"] = str(file)
     return row

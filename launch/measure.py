@@ -39,6 +39,8 @@ class Comparison:
     peers: tuple[Entry, ...] = ()
     left_out: tuple[str, ...] = ()
     """Peers that could not run here, each with its reason."""
+    notes: tuple[str, ...] = ()
+    """Further lines under the table, for example how good each result is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +122,21 @@ def peak_memory_mb(run: Callable[[], object]) -> float | None:
         return None
     run()
     return max(0.0, (_status_kb("VmHWM") - before_kb) * 1024 / 1e6)
+
+
+def read_bandwidth() -> float:
+    """Return how fast all threads together read memory, in bytes per second: the best of five."""
+    import numpy as np
+
+    from scenerl.kernels.threads import even_parts, map_threads
+
+    block = np.ones(32 * 2**20, np.int64)  # 256 MiB, more than any cache
+    parts = even_parts(len(block))
+    times = [
+        _time_ms(lambda: map_threads(lambda part: block[part[0] : part[1]].max(), parts))
+        for _ in range(5)
+    ]
+    return block.nbytes / (min(times) / 1000)
 
 
 def _time_ms(run: Callable[[], object]) -> float:

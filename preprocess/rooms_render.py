@@ -256,14 +256,31 @@ class RoomRenderer:
         shade = light * (1 + looks.contrast[parts] * pattern)
         return np.asarray(looks.albedo[parts] * shade[:, None] * self._warmth, np.float32)
 
-    def frame(self, camera_to_world: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (colour uint8 [H,W,3], depth uint16 mm [H,W], instance uint16 [H,W])."""
+    def depth(self, camera_to_world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return exact geometry: (depth float32 m [H,W], instance uint16 [H,W])."""
+        width, height = self.size
+        _, _, hits = self._cast(camera_to_world)
+        parts = self._part_of_triangle[hits["primitive_ids"].numpy()]
+        instance = self._object_of_part[parts]
+        return hits["t_hit"].numpy().reshape(height, width), instance.reshape(height, width)
+
+    def _cast(self, camera_to_world: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Return origins and directions of all rays, float32 [H*W,3], and what they hit."""
         width, height = self.size
         u, v = np.meshgrid(np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64))
         directions = _camera_rays(self.intrinsics, u, v).reshape(-1, 3)
         world = directions @ camera_to_world[:3, :3].T.astype(np.float32)
         origin = np.broadcast_to(camera_to_world[:3, 3].astype(np.float32), world.shape)
-        hits = self._scene.cast_rays(_tensor(np.concatenate([origin, world], axis=1)))
+        return (
+            origin,
+            world,
+            self._scene.cast_rays(_tensor(np.concatenate([origin, world], axis=1))),
+        )
+
+    def frame(self, camera_to_world: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (colour uint8 [H,W,3], depth uint16 mm [H,W], instance uint16 [H,W])."""
+        width, height = self.size
+        origin, world, hits = self._cast(camera_to_world)
         depth = hits["t_hit"].numpy()  # directions have z = 1, so this is depth, not distance
         parts = self._part_of_triangle[hits["primitive_ids"].numpy()]
         normals = hits["primitive_normals"].numpy()

@@ -5,7 +5,7 @@ lifted through depth and poses; the box around the points is compared with the t
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,27 +40,41 @@ class LiftedIou:
         None without a true 3D box, without a scene folder (no depth), and for prompts that ask
         for no box. A reply that cannot be parsed, and a box that lifts to nothing, score 0.
         """
-        known: dict[str, float] = {}  # the same box in the same frame lifts to the same object
-        rewards: Rewards = []
-        for reply, refs, frame, true in zip(parsed, media, frame_index, box_world, strict=True):
-            if true is None or frame is None or not Path(refs[0]["path"]).is_dir():
-                rewards.append(None)
-            elif "box_px" not in reply:
-                rewards.append(0.0)
-            else:
-                key = repr((refs[0]["path"], frame, reply["box_px"], true))
-                if key not in known:
-                    known[key] = self._score(refs[0]["path"], frame, reply["box_px"], _box3d(true))
-                rewards.append(known[key])
-        return rewards
+        # All boxes about one object are lifted together, and the same box only once.
+        asked: dict[tuple[str, int, tuple[float, ...]], dict[tuple[float, ...], float]] = {}
+        rows = list(zip(parsed, media, frame_index, box_world, strict=True))
+        for reply, refs, frame, true in rows:
+            if _applies(refs, frame, true) and frame is not None and "box_px" in reply:
+                asked.setdefault(_key(refs, frame, true), {})[tuple(reply["box_px"])] = 0.0
+        for (path, number, true_box), boxes in asked.items():
+            ious = self._score(path, number, list(boxes), true_box)
+            for box_px, iou in zip(boxes, ious, strict=True):
+                boxes[box_px] = iou
+        return [
+            (asked[_key(refs, frame, true)][tuple(reply["box_px"])] if "box_px" in reply else 0.0)
+            if _applies(refs, frame, true)
+            else None
+            for reply, refs, frame, true in rows
+        ]
 
-    def _score(self, path: str, frame: int, box_px: list[float], true_box: Box3D) -> float:
-        from scenerl.envs.chain import lifted_box_iou
+    def _score(
+        self, path: str, frame: int, boxes_px: list[tuple[float, ...]], true: tuple[float, ...]
+    ) -> list[float]:
+        from scenerl.envs.chain import lifted_box_ious
 
-        boxes = {frame: (box_px[0], box_px[1], box_px[2], box_px[3])}
-        return float(
-            lifted_box_iou(_open_scene(path), boxes, true_box, self._make_tracker(), self._lift)
+        prompts = [{frame: (box[0], box[1], box[2], box[3])} for box in boxes_px]
+        return lifted_box_ious(
+            _open_scene(path), prompts, _box3d(true), self._make_tracker(), self._lift
         )
+
+
+def _applies(refs: list[dict[str, Any]], frame: int | None, true: list[float] | None) -> bool:
+    """Tell whether a prompt has a true box, a frame and depth."""
+    return true is not None and frame is not None and Path(refs[0]["path"]).is_dir()
+
+
+def _key(refs: list[dict[str, Any]], frame: Any, true: Any) -> tuple[str, int, tuple[float, ...]]:
+    return refs[0]["path"], frame, tuple(true)
 
 
 def _make_tracker(config: TrackerConfig) -> Any:
@@ -76,5 +90,5 @@ def _open_scene(path: str) -> "Scene":
     return Scene.open(path)
 
 
-def _box3d(values: list[float]) -> Box3D:
+def _box3d(values: Sequence[float]) -> Box3D:
     return values[0], values[1], values[2], values[3], values[4], values[5]

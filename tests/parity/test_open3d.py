@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from scenerl.kernels.clean import components, keep_statistical
+from scenerl.kernels.clean import components, dbscan, keep_radius, keep_statistical
 from scenerl.kernels.unproject import unproject
 from scenerl.kernels.voxel import voxel_downsample
+from scenerl.launch.bench_lift import exact_config, lift, lift_open3d
+from scenerl.launch.bench_lift_scene import make_recording
 
 o3d = pytest.importorskip("open3d", reason="open3d is not installed")
 
@@ -72,3 +74,32 @@ def test_components_equal_dbscan_with_one_point(radius_m):
     ours = components(points, radius_m).numpy()
     pairs = set(zip(ours.tolist(), theirs.tolist(), strict=True))
     assert len(pairs) == len(set(ours.tolist())) == len(set(theirs.tolist()))
+
+
+@pytest.mark.parametrize(("neighbors", "radius_m"), [(1, 0.03), (4, 0.03), (9, 0.06)])
+def test_radius_outliers_equal_open3d(neighbors, radius_m):
+    points = cloud(2000, 4)
+    _, kept = as_open3d(points).remove_radius_outlier(neighbors, radius_m)
+    ours = keep_radius(points, neighbors, radius_m)
+    assert 0 < len(kept) < 2000
+    assert ours.nonzero()[:, 0].tolist() == list(kept)
+
+
+@pytest.mark.parametrize(("radius_m", "min_points"), [(0.02, 3), (0.03, 4), (0.04, 10), (0.2, 5)])
+def test_dbscan_equals_open3d_label_for_label(radius_m, min_points):
+    points = cloud(2000, 5)
+    theirs = np.asarray(as_open3d(points).cluster_dbscan(radius_m, min_points))
+    assert dbscan(points, radius_m, min_points).tolist() == theirs.tolist()
+
+
+def test_points_that_coincide_are_outliers_as_in_open3d():
+    points = cloud(300, 6)
+    points[:20] = points[0]
+    _, kept = as_open3d(points).remove_statistical_outlier(8, 1.0)
+    assert keep_statistical(points, 8, 1.0).nonzero()[:, 0].tolist() == list(kept)
+
+
+def test_the_exact_recipe_gives_the_box_of_the_open3d_pipeline():
+    recording = make_recording(24, (160, 120))
+    theirs = lift_open3d(recording, 0.02)
+    assert lift(recording, exact_config(0.02)) == pytest.approx(theirs, abs=1e-8)

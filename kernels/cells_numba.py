@@ -1,0 +1,274 @@
+"""Compiled neighbour searches through a hash grid: the fast side of `kernels/neighbors.py`.
+
+Points are sorted by grid cell; a hash table finds a cell's run of points. All arithmetic is float64
+and in the order of the torch twins, so both give the same answers. Everything releases the GIL: the
+callers split the points over threads. Compiled code is kept beside this file (`cache=True`).
+"""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+EMPTY = -1
+OFFSET = 1 << 20
+"""Cells are counted from -OFFSET to OFFSET - 1 along each axis, 21 bits of a key."""
+
+
+class Grid(NamedTuple):
+    """Points sorted by cell."""
+
+    points: np.ndarray  # float64 [n, 3], sorted by cell
+    order: np.ndarray  # int64 [n]: index of each sorted point in the input
+    cells: np.ndarray  # int64 [cells, 3]
+    start: np.ndarray  # int64 [cells + 1]: first sorted point of each cell
+    table: np.ndarray  # int64 [power of 2]: cell of each place of the hash table, or EMPTY
+    edge: float  # metres
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def cell_key(x, y, z):
+    """Pack a cell into one number; lexicographic order stays."""
+    return ((x + OFFSET) << 42) | ((y + OFFSET) << 21) | (z + OFFSET)
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def first_place(key, size):
+    """Return where the search of a key begins in a table of `size` places."""
+    mixed = key * np.int64(-7046029254386353131)  # 2^64 / golden ratio
+    return (mixed >> 24) & (size - 1)
+
+
+@numba.njit(cache=True, nogil=True)
+def make_table(keys, size):
+    """Place unique keys into an open-addressing table of `size` places."""
+    table = np.full(size, EMPTY, np.int64)
+    for index in range(len(keys)):
+        place = first_place(keys[index], size)
+        while table[place] != EMPTY:
+            place = (place + 1) & (size - 1)
+        table[place] = index
+    return table
+
+
+@numba.njit(cache=True, nogil=True)
+def point_keys(points, lower, edge):
+    """Return the key of each point's cell."""
+    keys = np.empty(len(points), np.int64)
+    for i in range(len(points)):
+        x = np.int64(np.floor((points[i, 0] - lower[0]) / edge))
+        y = np.int64(np.floor((points[i, 1] - lower[1]) / edge))
+        z = np.int64(np.floor((points[i, 2] - lower[2]) / edge))
+        keys[i] = cell_key(x, y, z)
+    return keys
+
+
+def key_cells(keys: np.ndarray) -> np.ndarray:
+    """Return the cells, int64 [n, 3], of keys."""
+    low = (1 << 21) - 1
+    return np.stack([keys >> 42, (keys >> 21) & low, keys & low], axis=1) - OFFSET
+
+
+def build_grid(points: np.ndarray, edge: float) -> Grid:
+    """Sort points into cells.
+
+    Args:
+        points: float64 [n, 3], n > 0.
+        edge: Edge of a cell in metres.
+
+    Raises:
+        ValueError: If the cloud spans more cells than a key can name.
+    """
+    lower = points.min(axis=0)
+    if not (np.ptp(points, axis=0) / edge < OFFSET - 8).all():
+        raise ValueError(
+            f"the cloud spans {np.ptp(points, axis=0).max():.3g} m, more than {OFFSET} cells of "
+            f"{edge:.3g} m (or is not finite); crop it, or take a larger radius"
+        )
+    keys = point_keys(points, lower, edge)
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    unique = ordered[first]
+    size = 1 << int(2 * len(unique)).bit_length()
+    return Grid(
+        points=np.ascontiguousarray(points[order]),
+        order=order,
+        cells=key_cells(unique),
+        start=np.r_[first, len(points)],
+        table=make_table(unique, size),
+        edge=float(edge),
+    )
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def find_cell(table, cells, x, y, z):
+    """Return the number of a cell, EMPTY when no point lies in it."""
+    place = first_place(cell_key(x, y, z), len(table))
+    while True:
+        cell = table[place]
+        if cell == EMPTY or (cells[cell, 0] == x and cells[cell, 1] == y and cells[cell, 2] == z):
+            return cell
+        place = (place + 1) & (len(table) - 1)
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def squared_gap(points, i, j):
+    """Return the squared distance of two sorted points."""
+    dx = points[i, 0] - points[j, 0]
+    dy = points[i, 1] - points[j, 1]
+    dz = points[i, 2] - points[j, 2]
+    return dx * dx + dy * dy + dz * dz
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _insert(best, count, value):
+    """Keep the `count` smallest values in ascending order."""
+    k = count - 1
+    if value < best[k]:
+        while k > 0 and best[k - 1] > value:
+            best[k] = best[k - 1]
+            k -= 1
+        best[k] = value
+
+
+@numba.njit(cache=True, nogil=True)
+def nearest(grid, count, todo, first, last, out):
+    """Write the distances to the `count` nearest points where these are nearer than an edge.
+
+    Looks at points that `todo` marks in the sorted cells [first, last). The 27 cells around a point
+    hold every point nearer than an edge: what is settled by them is unmarked.
+    """
+    points, order, cells, start, table = grid.points, grid.order, grid.cells, grid.start, grid.table
+    best, runs = np.empty(count, np.float64), np.empty((27, 2), np.int64)
+    for cell in range(first, last):
+        found = EMPTY
+        for i in range(start[cell], start[cell + 1]):
+            if not todo[order[i]]:
+                continue
+            if found == EMPTY:
+                found = _runs_around(cells, start, table, cell, runs)
+            best[:] = np.inf
+            for run in range(found):
+                for j in range(runs[run, 0], runs[run, 1]):
+                    _insert(best, count, squared_gap(points, i, j))
+            if best[count - 1] <= grid.edge * grid.edge:
+                todo[order[i]] = False
+                for k in range(count):
+                    out[order[i], k] = np.sqrt(best[k])
+
+
+@numba.njit(cache=True, nogil=True)
+def nearest_of_all(points, count, todo, out):
+    """Write the distances to the `count` nearest points for those that `todo` marks."""
+    best = np.empty(count, np.float64)
+    for i in range(len(points)):
+        if todo[i]:
+            best[:] = np.inf
+            for j in range(len(points)):
+                _insert(best, count, squared_gap(points, i, j))
+            for k in range(count):
+                out[i, k] = np.sqrt(best[k])
+
+
+@numba.njit(cache=True, nogil=True)
+def _runs_around(cells, start, table, cell, runs):
+    """Write the runs of sorted points in a cell and the 26 around it; returns how many."""
+    found = 0
+    for step in range(27):
+        x, y = cells[cell, 0] + step // 9 - 1, cells[cell, 1] + step // 3 % 3 - 1
+        other = find_cell(table, cells, x, y, cells[cell, 2] + step % 3 - 1)
+        if other != EMPTY:
+            runs[found, 0], runs[found, 1] = start[other], start[other + 1]
+            found += 1
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def count_within(grid, radius, first, last, out):
+    """Write how many points, itself included, lie nearer than `radius`; edge >= radius."""
+    points, order, cells, start, table = grid.points, grid.order, grid.cells, grid.start, grid.table
+    limit, runs = radius * radius, np.empty((27, 2), np.int64)
+    for cell in range(first, last):
+        found = _runs_around(cells, start, table, cell, runs)
+        for i in range(start[cell], start[cell + 1]):
+            near = 0
+            for run in range(found):
+                for j in range(runs[run, 0], runs[run, 1]):
+                    near += squared_gap(points, i, j) < limit
+            out[order[i]] = near
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _root(parent, i):
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = parent[i]
+    return i
+
+
+@numba.njit(cache=True, nogil=True)
+def _touch(points, one, two, limit, closed):
+    """Tell whether a point of each of two runs lie within the limit of each other."""
+    for i in range(one[0], one[1]):
+        for j in range(two[0], two[1]):
+            gap = squared_gap(points, i, j)
+            if gap < limit or (closed and gap == limit):
+                return True
+    return False
+
+
+@numba.njit(cache=True, nogil=True)
+def join_cells(grid, radius, closed):
+    """Return, for each point, the smallest index of a point that steps of `radius` lead to.
+
+    The grid's diagonal is less than `radius`: points of one cell belong together, and of two cells
+    at most two apart only one pair that is near enough has to be found.
+    """
+    points, order, cells, start, table = grid.points, grid.order, grid.cells, grid.start, grid.table
+    parent, limit = np.arange(len(cells)), radius * radius
+    for cell in range(len(cells)):
+        cx, cy, cz = cells[cell, 0], cells[cell, 1], cells[cell, 2]
+        for step in range(63, 125):  # the half of the 5 x 5 x 5 cells around that follows this one
+            x, y, z = cx + step // 25 - 2, cy + step // 5 % 5 - 2, cz + step % 5 - 2
+            other = find_cell(table, cells, x, y, z)
+            if other == EMPTY:
+                continue
+            one, two = _root(parent, cell), _root(parent, other)
+            if one != two:
+                here, there = (start[cell], start[cell + 1]), (start[other], start[other + 1])
+                if _touch(points, here, there, limit, closed):
+                    parent[max(one, two)] = min(one, two)
+    lowest = np.full(len(cells), len(points))
+    label = np.empty(len(points), np.int64)
+    for turn in range(2):
+        for cell in range(len(cells)):
+            root = _root(parent, cell)
+            for i in range(start[cell], start[cell + 1]):
+                if turn == 0:
+                    lowest[root] = min(lowest[root], order[i])
+                else:
+                    label[order[i]] = lowest[root]
+    return label
+
+
+@numba.njit(cache=True, nogil=True)
+def border_labels(grid, radius, core, label):
+    """Give points that are not core the smallest label of a core point nearer than `radius`."""
+    points, order, cells, start, table = grid.points, grid.order, grid.cells, grid.start, grid.table
+    limit, runs = radius * radius, np.empty((27, 2), np.int64)
+    for cell in range(len(cells)):
+        found = EMPTY
+        for i in range(start[cell], start[cell + 1]):
+            index, best = order[i], EMPTY
+            if core[index]:
+                continue
+            if found == EMPTY:
+                found = _runs_around(cells, start, table, cell, runs)
+            for run in range(found):
+                for j in range(runs[run, 0], runs[run, 1]):
+                    near = order[j]
+                    better = core[near] and (best == EMPTY or label[near] < best)
+                    if better and squared_gap(points, i, j) < limit:
+                        best = label[near]
+            label[index] = best

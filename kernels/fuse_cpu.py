@@ -1,0 +1,224 @@
+"""The lift on CPUs: patches to the compiled kernels, thread by thread, and the tables joined."""
+
+import functools
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from scenerl.kernels.cells_numba import EMPTY, OFFSET, key_cells
+from scenerl.kernels.fuse_numba import (
+    UNIT,
+    Colors,
+    Cut,
+    Limits,
+    Pinhole,
+    Table,
+    add_table,
+    fuse_cut,
+    lowest_cut,
+    make_room,
+    mask_bounds,
+    new_table,
+    vote_cut,
+)
+from scenerl.kernels.threads import even_parts, map_threads
+from scenerl.kernels.views import Camera, FuseSettings, Patch, View, Voxels
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Work:
+    """Views and patches in the form that the kernels take."""
+
+    jobs: list[tuple[int, Patch]]  # object, patch; in the order of the views
+    depths: list[np.ndarray]  # float32 [height, width], one per view
+    colors: list[Colors]
+    holes: list[Pinhole]
+    limits: Limits
+    words: int  # of 64 views each
+
+    def arguments(self, patch: Patch) -> tuple[np.ndarray, Cut, Pinhole, Limits]:
+        """Return what every kernel is told first."""
+        k = patch.view
+        return self.depths[k], Cut(patch.mask, patch.top, patch.left), self.holes[k], self.limits
+
+
+def fuse_objects_numba(
+    views: Sequence[View],
+    objects: Sequence[Sequence[Patch]],
+    camera: Camera,
+    settings: FuseSettings,
+) -> list[Voxels]:
+    """Fuse and count votes; see `kernels/fuse.py: fuse_objects`."""
+    compile_kernels()
+    return _fuse_objects(views, objects, camera, settings)
+
+
+def lowest_corner_numba(
+    views: Sequence[View], patches: Sequence[Patch], camera: Camera, settings: FuseSettings
+) -> np.ndarray:
+    """Return the smallest coordinates of the points of an object; see `kernels/fuse.py`."""
+    compile_kernels()
+    work = _prepare(views, [patches], camera, settings)
+
+    def lowest_part(part: tuple[int, int]) -> np.ndarray:
+        lowest = np.full(3, np.inf)
+        for _, patch in work.jobs[part[0] : part[1]]:
+            lowest_cut(*work.arguments(patch), lowest)
+        return lowest
+
+    return np.asarray(np.min(map_threads(lowest_part, even_parts(len(work.jobs))), axis=0))
+
+
+@functools.cache
+def compile_kernels() -> None:
+    """Compile on the first call on a machine (or load what an earlier one kept) and say so."""
+    view = View(
+        depth_m=np.ones((2, 2), np.float32),
+        camera_to_world=np.eye(4),
+        color=np.zeros((2, 2, 3), np.uint8),
+    )
+    patch = Patch(view=0, top=0, left=0, mask=np.ones((2, 2), np.uint8))
+    begin = time.perf_counter()
+    bounds_of(np.ones((2, 8), np.uint8))
+    bounds_of(np.ones((2, 9), np.uint8))
+    _fuse_objects([view], [[patch]], Camera.of((2, 2), np.eye(3)), FuseSettings(voxel_m=1.0))
+    seconds = time.perf_counter() - begin
+    if seconds > 2:
+        logger.info("compiled the lift in %.0f s; later starts load it from the cache", seconds)
+
+
+def bounds_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Return (top, bottom, left, right) around the marked pixels of a mask, uint8 [rows, columns].
+
+    Eight pixels are looked at once where the width allows; left and right are then multiples of 8.
+    """
+    if mask.shape[1] % 8:
+        top, bottom, left, right = mask_bounds(mask)
+        return top, bottom, left, right
+    top, bottom, left, right = mask_bounds(mask.view(np.uint64))
+    return top, bottom, 8 * left, 8 * right
+
+
+def _prepare(
+    views: Sequence[View],
+    objects: Sequence[Sequence[Patch]],
+    camera: Camera,
+    settings: FuseSettings,
+) -> _Work:
+    return _Work(
+        jobs=_jobs(objects),
+        depths=[np.ascontiguousarray(view.depth_m, np.float32) for view in views],
+        colors=[_colors(view, camera) for view in views],
+        holes=[_pinhole(view, camera) for view in views],
+        limits=_limits(views, settings),
+        words=(len(views) + 63) // 64,
+    )
+
+
+def _jobs(objects: Sequence[Sequence[Patch]]) -> list[tuple[int, Patch]]:
+    jobs = [(number, patch) for number, patches in enumerate(objects) for patch in patches]
+    return sorted(jobs, key=lambda job: job[1].view)
+
+
+def _fuse_objects(
+    views: Sequence[View],
+    objects: Sequence[Sequence[Patch]],
+    camera: Camera,
+    settings: FuseSettings,
+) -> list[Voxels]:
+    work = _prepare(views, objects, camera, settings)
+    shares = map_threads(functools.partial(_fuse_part, work), even_parts(len(work.jobs)))
+    clouds = [
+        _join([share[number] for share in shares if number in share], work)
+        for number in range(len(objects))
+    ]
+    work = replace(work, jobs=_jobs([settings.voters(patches) for patches in objects]))
+    if settings.tolerance_m is not None:
+        columns = [np.ascontiguousarray(cloud.points.T) for cloud in clouds]  # [3, voxels]
+        vote_part = functools.partial(_vote_part, work, columns, settings.tolerance_m)
+        for votes in map_threads(vote_part, even_parts(len(work.jobs))):
+            for number, (could_see, marks) in votes.items():
+                clouds[number].could_see[:] += could_see
+                clouds[number].marks[:] += marks
+    return clouds
+
+
+def _fuse_part(work: _Work, part: tuple[int, int]) -> dict[int, tuple[Table, int]]:
+    """Fuse some of the patches into tables of this thread, one per object."""
+    tables: dict[int, tuple[Table, int]] = {}
+    for number, patch in work.jobs[part[0] : part[1]]:
+        table, used = tables.get(number, (new_table(work.words), 0))
+        table = make_room(table, used, int(np.count_nonzero(patch.mask)))
+        colors = work.colors[patch.view]
+        used = fuse_cut(*work.arguments(patch), colors, table, used, patch.view)
+        if used < 0:
+            reach = OFFSET * work.limits.voxel
+            raise ValueError(
+                f"points of view {patch.view} lie more than {reach:.0f} m from the first camera; "
+                "check the poses and the depth, or take larger voxels"
+            )
+        tables[number] = (table, used)
+    return tables
+
+
+def _vote_part(
+    work: _Work, columns: Sequence[np.ndarray], tolerance_m: float, part: tuple[int, int]
+) -> dict[int, np.ndarray]:
+    """Count the votes of some of the views: object -> int64 [could see or marks, voxels]."""
+    votes: dict[int, np.ndarray] = {}
+    for number, patch in work.jobs[part[0] : part[1]]:
+        mine = votes.setdefault(number, np.zeros((2, columns[number].shape[1]), np.int64))
+        vote_cut(*work.arguments(patch), columns[number], tolerance_m, *mine)
+    return votes
+
+
+def _limits(views: Sequence[View], settings: FuseSettings) -> Limits:
+    origin = np.array(settings.origin, np.float64)
+    centre = views[0].camera_to_world[:3, 3] if len(views) else origin
+    return Limits(
+        near=np.float32(settings.min_depth_m),
+        far=np.float32(settings.max_depth_m),
+        jump=np.float32(settings.edge_jump_m),
+        voxel=float(settings.voxel_m),
+        origin=origin,
+        base=np.floor((centre - origin) / settings.voxel_m).astype(np.int64),
+    )
+
+
+def _pinhole(view: View, camera: Camera) -> Pinhole:
+    K, pose = camera.intrinsics, np.asarray(view.camera_to_world, np.float64)
+    rotation, centre = np.ascontiguousarray(pose[:3, :3]), np.ascontiguousarray(pose[:3, 3])
+    fx, fy, cx, cy = float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])
+    return Pinhole(fx, fy, cx, cy, rotation, centre)
+
+
+def _colors(view: View, camera: Camera) -> Colors:
+    image = np.zeros((0, 0, 3), np.uint8) if view.color is None else view.color
+    return Colors(np.ascontiguousarray(image), camera.color_row, camera.color_column)
+
+
+def _join(shares: Sequence[tuple[Table, int]], work: _Work) -> Voxels:
+    """Merge the tables of all threads and order the voxels by cell."""
+    limits = work.limits
+    table, used = shares[0] if shares else (new_table(work.words), 0)
+    for other, other_used in shares[1:]:
+        table = make_room(table, used, other_used)
+        used = add_table(table, used, other)
+    places = np.flatnonzero(table.rows[:, 0] != EMPTY)
+    places = places[np.argsort(table.rows[places, 0])]
+    rows = table.rows[places]
+    counts = rows[:, 7]
+    corners = limits.origin + (key_cells(rows[:, 0]) + limits.base) * limits.voxel
+    return Voxels(
+        points=corners + rows[:, 1:4] / UNIT / counts[:, None],
+        colors=rows[:, 4:7] / counts[:, None],
+        counts=counts,
+        could_see=np.zeros(used, np.int64),
+        marks=np.zeros(used, np.int64),
+        views=table.views[places],
+    )

@@ -1,0 +1,136 @@
+"""The case `lift` of `launch bench`: masks to a 3D box, ours against Open3D's legacy pipeline."""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from scenerl.configs.schema import LiftConfig
+from scenerl.launch.measure import BenchSettings, Comparison, Entry, read_bandwidth
+
+if TYPE_CHECKING:
+    from scenerl.launch.bench_lift_scene import Recording
+    from scenerl.preprocess.records import Box3D
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("open3d", "numba", "triton")
+NEIGHBORS, STD_RATIO, RADIUS_M, MIN_POINTS = 20, 2.0, 0.05, 10
+"""What the Open3D pipeline is usually given, and our exact variant with it."""
+
+
+def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
+    """Yield one comparison per voxel size: 400 frames of 640 x 480 with 5 % of them masked."""
+    from scenerl.launch.bench_lift_scene import make_recording
+
+    frames, size = (24, (160, 120)) if settings.quick else (400, (640, 480))
+    logger.info("rendering %d frames of %dx%d", frames, *size)
+    recording = make_recording(frames, size)
+    share = sum(int(mask.sum()) for mask in recording.masks) / (frames * size[0] * size[1])
+    floor_ms = _floor_ms(recording)
+    for voxel_m in (0.02, 0.01):
+        runs = {
+            "consensus": lambda v=voxel_m: lift(recording, LiftConfig(voxel_m=v)),
+            "consensus, no colour": lambda v=voxel_m: lift(
+                recording, LiftConfig(voxel_m=v), with_colors=False
+            ),
+            "exact": lambda v=voxel_m: lift(recording, exact_config(v)),
+        }
+        peers, left_out = _peers(recording, voxel_m)
+        yield Comparison(
+            case=f"{frames} frames {size[0]}x{size[1]}, {share:.1%} masked, {100 * voxel_m:.0f} cm",
+            ours=tuple(Entry(name=name, run=run, floor_ms=floor_ms) for name, run in runs.items()),
+            peers=tuple(Entry(name=name, run=run) for name, run in peers.items()),
+            left_out=left_out,
+            notes=tuple(
+                f"box IoU with the truth, {name}: {iou(run(), recording.true_box):.3f}"
+                for name, run in (runs | peers).items()
+            ),
+        )
+
+
+def exact_config(voxel_m: float) -> LiftConfig:
+    """Return the settings under which our lift does what the Open3D pipeline does."""
+    return LiftConfig(
+        recipe="open3d",
+        voxel_m=voxel_m,
+        outlier_neighbors=NEIGHBORS,
+        outlier_std_ratio=STD_RATIO,
+        component_radius_m=RADIUS_M,
+        cluster_min_points=MIN_POINTS,
+    )
+
+
+def lift(recording: "Recording", config: LiftConfig, *, with_colors: bool = True) -> "Box3D | None":
+    """Do the whole work from masks to a box, as `lift_objects` does it for decoded frames."""
+    from dataclasses import replace
+
+    from scenerl.envs.lift import lift_patches
+    from scenerl.kernels.fuse import cut_patches
+
+    views = recording.views
+    if not with_colors:
+        views = [replace(view, color=None) for view in views]
+    patches = cut_patches(dict(enumerate(recording.masks)), recording.camera)
+    return lift_patches(views, [patches], recording.camera, config)[0].box_world
+
+
+def lift_open3d(recording: "Recording", voxel_m: float) -> "Box3D | None":
+    """Do the same with Open3D's legacy point clouds, as its tutorials write it."""
+    import numpy as np
+    import open3d as o3d
+
+    geometry: Any = o3d.geometry
+    width, height = recording.camera.size
+    K = recording.camera.intrinsics
+    pinhole: Any = o3d.camera.PinholeCameraIntrinsic(
+        width, height, K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+    )
+    cloud = geometry.PointCloud()
+    for view, mask in zip(recording.views, recording.masks, strict=True):
+        image = geometry.RGBDImage.create_from_color_and_depth(
+            geometry.Image(view.color),
+            geometry.Image(np.where(mask, view.depth_m, np.float32(0))),
+            depth_scale=1.0,
+            depth_trunc=10.0,
+            convert_rgb_to_intensity=False,
+        )
+        cloud += geometry.PointCloud.create_from_rgbd_image(
+            image, pinhole, np.linalg.inv(view.camera_to_world)
+        )
+    cloud = cloud.voxel_down_sample(voxel_m)
+    cloud, _ = cloud.remove_statistical_outlier(NEIGHBORS, STD_RATIO)
+    label = np.asarray(cloud.cluster_dbscan(RADIUS_M, MIN_POINTS))
+    if not (label >= 0).any():
+        return None
+    largest = np.bincount(label[label >= 0]).argmax()
+    points = np.asarray(cloud.points)[label == largest]
+    x0, y0, z0, x1, y1, z1 = (float(v) for v in (*points.min(axis=0), *points.max(axis=0)))
+    return (x0, y0, z0, x1, y1, z1)
+
+
+def iou(box: "Box3D | None", true_box: "Box3D") -> float:
+    """Return the 3D IoU; 0 for no box."""
+    from scenerl.envs.chain import world_iou
+
+    return world_iou(box, true_box)
+
+
+def _peers(
+    recording: "Recording", voxel_m: float
+) -> tuple[dict[str, Callable[[], Any]], tuple[str, ...]]:
+    try:
+        import open3d
+    except (ImportError, OSError) as error:
+        return {}, (f"Open3D: {error}",)
+    return {f"Open3D {open3d.__version__}": lambda: lift_open3d(recording, voxel_m)}, ()
+
+
+def _floor_ms(recording: "Recording") -> float:
+    """Return the least time to read the masks, and depth and colour inside their bounding boxes."""
+    from scenerl.kernels.fuse import cut_patches
+
+    patches = cut_patches(dict(enumerate(recording.masks)), recording.camera)
+    width, height = recording.camera.size
+    dense = len(recording.masks) * width * height
+    inside = sum(patch.mask.size for patch in patches)
+    return 1000 * (dense + inside * (4 + 3)) / read_bandwidth()

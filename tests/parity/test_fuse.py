@@ -1,0 +1,213 @@
+"""The compiled lift against its torch twin: the same voxels to the last digit."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scenerl.configs.schema import LiftConfig
+from scenerl.envs.lift import lift_patches
+from scenerl.kernels.clean import components, dbscan, keep_radius, keep_statistical
+from scenerl.kernels.fuse import cut_patch, cut_patches, fuse_objects, lowest_corner
+from scenerl.kernels.neighbors import neighbor_distances, neighbors_within
+from scenerl.kernels.unproject import project
+from scenerl.kernels.views import Camera, FuseSettings, Patch, View, Voxels
+
+FIELDS = ("points", "colors", "counts", "could_see", "marks", "views")
+SETTINGS = FuseSettings(voxel_m=0.2, min_depth_m=0.6, max_depth_m=3.5, edge_jump_m=1.5)
+
+
+def frames(seed: int, num: int, size: tuple[int, int], color: bool = True) -> list[View]:
+    """Random depth with holes, NaN and infinity, random poses."""
+    rng = np.random.default_rng(seed)
+    views = []
+    for _ in range(num):
+        depth = rng.uniform(0.5, 4, size[::-1]).astype(np.float32)
+        depth[rng.random(depth.shape) < 0.1] = 0
+        depth.flat[:: max(1, depth.size // 3)] = rng.choice([np.nan, np.inf, -1.0])
+        pose = np.eye(4)
+        pose[:3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        pose[:3, 3] = rng.normal(size=3)
+        image = rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8) if color else None
+        views.append(View(depth_m=depth, camera_to_world=pose, color=image))
+    return views
+
+
+def camera(size: tuple[int, int]) -> Camera:
+    return Camera.of(size, np.array([[30.0, 0, size[0] / 2], [0, 31, size[1] / 2], [0, 0, 1]]))
+
+
+def masks(seed: int, num: int, size: tuple[int, int], share: float = 0.5) -> dict[int, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {view: rng.random(size[::-1]) < share for view in range(num)}
+
+
+def same(ours: list[Voxels], twin: list[Voxels]) -> None:
+    for one, two in zip(ours, twin, strict=True):
+        for field in FIELDS:
+            np.testing.assert_array_equal(getattr(one, field), getattr(two, field), field)
+
+
+@pytest.mark.parametrize("size", [(32, 24), (33, 25), (7, 3), (1, 1)])
+@pytest.mark.parametrize("num", [1, 5, 70])
+def test_compiled_voxels_and_votes_equal_the_twins(size: tuple[int, int], num: int) -> None:
+    views, cam = frames(num, num, size), camera(size)
+    objects = [cut_patches(masks(seed, num, size), cam) for seed in (0, 1, 2)]
+    same(
+        fuse_objects(views, objects, cam, SETTINGS, backend="numba"),
+        fuse_objects(views, objects, cam, SETTINGS, backend="torch"),
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_change_no_digit(threads: int) -> None:
+    views, cam = frames(0, 9, (32, 24)), camera((32, 24))
+    objects = [cut_patches(masks(0, 9, (32, 24)), cam)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        threaded = fuse_objects(views, objects, cam, SETTINGS, backend="numba")
+    finally:
+        torch.set_num_threads(before)
+    same(threaded, fuse_objects(views, objects, cam, SETTINGS, backend="torch"))
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_nothing_marked_and_nothing_measured_give_no_voxels(backend) -> None:
+    size = (16, 12)
+    views, cam = frames(0, 3, size, color=False), camera(size)
+    blank = [View(depth_m=np.zeros((12, 16), np.float32), camera_to_world=np.eye(4))] * 3
+    empty = cut_patches(masks(0, 3, size, share=0.0), cam, backend)
+    full = cut_patches(masks(0, 3, size), cam, backend)
+    for given_views, patches in ((views, empty), (views, []), (blank, full), ([], [])):
+        (cloud,) = fuse_objects(given_views, [patches], cam, SETTINGS, backend=backend)
+        assert len(cloud.points) == 0
+        (lifted,) = lift_patches(given_views, [patches], cam, LiftConfig(), backend=backend)
+        assert lifted.box_world is None
+        assert lifted.views == ()
+
+
+def test_memory_layout_and_dtype_of_the_input_do_not_matter() -> None:
+    size = (32, 24)
+    views, cam = frames(3, 4, size), camera(size)
+    turned = [
+        View(
+            depth_m=np.asfortranarray(view.depth_m).astype(np.float64),
+            camera_to_world=np.asfortranarray(view.camera_to_world),
+            color=np.asfortranarray(view.color),
+        )
+        for view in views
+    ]
+    mine = masks(3, 4, size)
+    strided = {n: np.repeat(mask, 2, axis=1)[:, ::2] for n, mask in mine.items()}
+    same(
+        fuse_objects(turned, [cut_patches(strided, cam)], cam, SETTINGS, backend="numba"),
+        fuse_objects(views, [cut_patches(mine, cam)], cam, SETTINGS, backend="torch"),
+    )
+
+
+def test_colour_frames_of_another_size_are_looked_up_where_they_lie() -> None:
+    size, large = (16, 12), (40, 30)
+    K = np.array([[12.0, 0, 7.5], [0, 12.0, 5.5], [0, 0, 1]])
+    wide = np.diag([2.5, 2.5, 1]) @ K
+    cam = Camera.of(size, K, large, wide)
+    rng = np.random.default_rng(0)
+    mask = rng.random((30, 40)) < 0.5
+    patch = cut_patch(mask, 0, cam)
+    for v in range(12):
+        for u in range(16):
+            row, column = cam.color_row[v], cam.color_column[u]
+            inside = 0 <= v - patch.top < len(patch.mask)
+            inside &= 0 <= u - patch.left < patch.mask.shape[1]
+            marked = inside and bool(patch.mask[v - patch.top, u - patch.left])
+            assert marked == (row >= 0 and column >= 0 and bool(mask[row, column]))
+
+
+def test_a_cloud_beyond_the_reach_of_the_keys_is_refused() -> None:
+    view = View(depth_m=np.full((2, 2), 3.0, np.float32), camera_to_world=np.eye(4))
+    patch = Patch(view=0, top=0, left=0, mask=np.ones((2, 2), np.uint8))
+    with pytest.raises(ValueError, match="more than 1 m from the first camera"):
+        fuse_objects([view], [[patch]], camera((2, 2)), FuseSettings(voxel_m=1e-6), backend="numba")
+
+
+def test_the_lowest_corner_equals_the_twins() -> None:
+    views, cam = frames(5, 6, (20, 15)), camera((20, 15))
+    patches = cut_patches(masks(5, 6, (20, 15)), cam)
+    twin = lowest_corner(views, patches, cam, SETTINGS, backend="torch")
+    assert lowest_corner(views, patches, cam, SETTINGS, backend="numba") == twin
+
+
+@given(st.integers(0, 10_000))
+@settings(deadline=None, max_examples=15)
+def test_permuting_the_frames_changes_nothing(seed: int) -> None:
+    size, cam = (20, 15), camera((20, 15))
+    views, mine = frames(seed, 6, size), masks(seed, 6, size)
+    order = np.random.default_rng(seed).permutation(6).tolist()
+    config = LiftConfig(voxel_m=0.3, component_radius_m=0.7, min_view_share=0.2)
+    (one,) = lift_patches(views, [cut_patches(mine, cam)], cam, config)
+    shuffled = {place: mine[old] for place, old in enumerate(order)}
+    (two,) = lift_patches([views[old] for old in order], [cut_patches(shuffled, cam)], cam, config)
+    np.testing.assert_array_equal(one.points, two.points)
+    np.testing.assert_array_equal(one.colors, two.colors)
+    assert one.box_world == two.box_world
+    assert sorted(order[view] for view in two.views) == list(one.views)
+
+
+@given(st.integers(0, 10_000))
+@settings(deadline=None, max_examples=15)
+def test_lifting_one_pixel_and_projecting_it_is_the_identity(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    size, cam = (20, 15), camera((20, 15))
+    (view,) = frames(seed, 1, size)
+    view.depth_m[:] = rng.uniform(1, 3)
+    v, u = int(rng.integers(15)), int(rng.integers(20))
+    mask = np.zeros((15, 20), bool)
+    mask[v, u] = True
+    (cloud,) = fuse_objects([view], [[cut_patch(mask, 0, cam)]], cam, FuseSettings(voxel_m=0.02))
+    uv, z = project(
+        torch.from_numpy(cloud.points),
+        torch.from_numpy(cam.intrinsics),
+        torch.from_numpy(view.camera_to_world),
+    )
+    # Offsets are kept in steps of 2^-32 m.
+    assert uv[0].tolist() == pytest.approx([u, v], abs=1e-6)
+    assert float(z[0]) == pytest.approx(float(view.depth_m[v, u]), abs=1e-8)
+    assert cloud.counts.tolist() == cloud.could_see.tolist() == cloud.marks.tolist() == [1]
+
+
+def test_many_objects_at_once_are_each_as_if_alone() -> None:
+    views, cam = frames(8, 5, (32, 24)), camera((32, 24))
+    objects = [cut_patches(masks(seed, 5, (32, 24), 0.3), cam) for seed in range(6)]
+    together = fuse_objects(views, objects, cam, SETTINGS)
+    same(together, [fuse_objects(views, [one], cam, SETTINGS)[0] for one in objects])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [1, 2, 40, 900])
+def test_compiled_neighbour_searches_equal_their_twins(count: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(count)
+    points = torch.rand(count, 3, generator=generator, dtype=dtype)
+    points[: count // 20] *= 40
+    k = min(7, count)
+    found = neighbor_distances(points, k, backend="numba")
+    assert torch.allclose(found, neighbor_distances(points, k, backend="torch"), atol=1e-6)
+    for radius_m in (0.05, 0.3):
+        for function in (
+            lambda backend, r=radius_m: neighbors_within(points, r, backend),
+            lambda backend, r=radius_m: components(points, r, backend=backend),
+            lambda backend, r=radius_m: components(points, r, closed=False, backend=backend),
+            lambda backend, r=radius_m: dbscan(points, r, 4, backend),
+            lambda backend, r=radius_m: keep_radius(points, 3, r, backend),
+        ):
+            assert torch.equal(function("numba"), function("torch"))
+    ours = keep_statistical(points, 6, 1.5, backend="numba")
+    assert torch.equal(ours, keep_statistical(points, 6, 1.5, backend="torch"))
+
+
+needs_interpreter = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1" and not torch.cuda.is_available(),
+    reason="no GPU, and TRITON_INTERPRET is not 1",
+)
