@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from scenerl.rl.packed_attention import NAME as PACKED_ATTENTION
+from scenerl.rl.packed_attention import PackedRow, use_packed_attention
 from scenerl.rl.policy import stock_model
 from scenerl.rl.token_scores import token_scores
 from scenerl.rollout.records import EncodedPrompt
@@ -120,6 +122,8 @@ class PackedPolicy(nn.Module):
                 "the policy has sliding-window layers, which a packed sequence would cut in the "
                 "wrong places; set use_sliding_window to false in the model's config.json"
             )
+        if config.text_config._attn_implementation == "sdpa":
+            use_packed_attention(self.stock)
 
     @property
     def stock(self) -> Any:
@@ -159,8 +163,8 @@ class PackedPolicy(nn.Module):
         hidden = self.stock.model.language_model(
             inputs_embeds=inputs_embeds,
             position_ids=positions.permute(2, 0, 1),
-            attention_mask=self._attention_mask(packs, blocks, inputs_embeds.dtype),
             use_cache=False,
+            **self._attention(packs, blocks, inputs_embeds.dtype),
             **extras,
         ).last_hidden_state  # [batch, tokens, hidden]
         rows = [predicting_positions(pack) for pack in packs]
@@ -221,15 +225,27 @@ class PackedPolicy(nn.Module):
             )
         return is_media
 
-    def _attention_mask(
+    def _attention(
         self, packs: Sequence[Pack], blocks: Tensor, dtype: torch.dtype
-    ) -> Tensor | None:
+    ) -> dict[str, Any]:
+        """Return the arguments that tell the text model who attends to whom."""
         if all(len(pack.completion_ids) == 1 for pack in packs):
-            return None  # plain causal attention; padding stands on the right
+            return {}  # plain causal attention; padding stands on the right
+        implementation = self.stock.config.text_config._attn_implementation
+        if implementation == PACKED_ATTENTION:
+            return {"packed_rows": [_packed_row(pack) for pack in packs]}
         mask = packed_mask(blocks)
-        if self.stock.config.text_config._attn_implementation == "sdpa":
-            return mask
-        return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+        if implementation == "sdpa":
+            return {"attention_mask": mask}
+        lowest = torch.finfo(dtype).min
+        return {"attention_mask": torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, lowest)}
+
+
+def _packed_row(pack: Pack) -> PackedRow:
+    return PackedRow(
+        prompt=len(pack.encoded.prompt_ids),
+        completions=tuple(len(ids) - 1 for ids in pack.completion_ids),
+    )
 
 
 def _packed_ids(pack: Pack) -> Tensor:
