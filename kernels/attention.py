@@ -4,7 +4,7 @@ Softmax attention over keys that are split into blocks A and B is
 
     out = (exp(lse_A) out_A + exp(lse_B) out_B) / exp(lse),   lse = log(exp(lse_A) + exp(lse_B))
 
-with lse_X the log-sum-exp of the scaled scores in block X. Backward, each block on its own gives its
+with lse_X the log-sum-exp of the scaled scores in block X. Backward, each block alone gives its
 share when it is told the joined `out` and `lse`: p_ij = exp(s_ij - lse_i) is then already the
 probability over all keys (the same identity carries ring attention, arXiv:2310.01889).
 """

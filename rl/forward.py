@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from scenerl.rl.packed_attention import NAME as PACKED_ATTENTION
 from scenerl.rl.packed_attention import PackedRow, use_packed_attention
 from scenerl.rl.policy import stock_model
-from scenerl.rl.token_scores import token_scores
+from scenerl.rl.token_scores import score_hidden, use_fused_head
 from scenerl.rollout.records import EncodedPrompt
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -124,6 +124,7 @@ class PackedPolicy(nn.Module):
             )
         if config.text_config._attn_implementation == "sdpa":
             use_packed_attention(self.stock)
+        use_fused_head(self.stock.lm_head)
 
     @property
     def stock(self) -> Any:
@@ -169,9 +170,9 @@ class PackedPolicy(nn.Module):
         ).last_hidden_state  # [batch, tokens, hidden]
         rows = [predicting_positions(pack) for pack in packs]
         batch = torch.arange(len(packs)).repeat_interleave(torch.tensor([len(r) for r in rows]))
-        logits = self.stock.lm_head(hidden[batch.to(device), torch.cat(rows).to(device)])
+        predicting = hidden[batch.to(device), torch.cat(rows).to(device)]  # [scored, hidden]
         ids = torch.cat([ids for pack in packs for ids in pack.completion_ids]).to(device)
-        return token_scores(logits, ids, self.temperature)
+        return score_hidden(self.stock.lm_head, predicting, ids, self.temperature)
 
     @staticmethod
     def _pad(sequences: list[Tensor], value: int = 0) -> Tensor:
