@@ -137,4 +137,5 @@ def _for_every_head(tensor: Tensor, heads: int) -> Tensor:
 
 def _sum_heads(tensor: Tensor, kv_heads: int) -> Tensor:
     """Add up the heads of the queries that share a head of the keys."""
-    return tensor.unflatten(1, (kv_heads, -1)).sum(2)
+    batch, heads, tokens, dim = tensor.shape
+    return tensor.reshape(batch, kv_heads, heads // kv_heads, tokens, dim).sum(2)

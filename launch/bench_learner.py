@@ -1,4 +1,4 @@
-"""The case `learner` of `launch bench`: a group forward and backward, against TRL's padded batch."""
+"""The case `learner` of `launch bench`: a group forward and backward, against a padded batch."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -45,21 +45,21 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
 
 
 def random_model(*, large: bool) -> Any:
-    """Make a Qwen2.5-VL: as large as the 3B, or two of its layers at an eighth of the width."""
+    """Make a Qwen2.5-VL: as large as the 3B, or one of its layers at an eighth of the width."""
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     text = {
         "vocab_size": 2048, "hidden_size": 256, "intermediate_size": 1376,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 1,
+        "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 1,
         "max_position_embeddings": 32768,
         "rope_parameters": {
             "rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12],
         },
     }  # fmt: skip
     vision = {
-        "depth": 2, "hidden_size": 160, "intermediate_size": 432, "num_heads": 4,
-        "out_hidden_size": 256, "fullatt_block_indexes": [1],
+        "depth": 1, "hidden_size": 160, "intermediate_size": 432, "num_heads": 4,
+        "out_hidden_size": 256, "fullatt_block_indexes": [0],
     }  # fmt: skip
     if large:
         text |= {

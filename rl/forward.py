@@ -18,8 +18,11 @@ from scenerl.rl.packed_attention import NAME as PACKED_ATTENTION
 from scenerl.rl.packed_attention import PackedRow, use_packed_attention
 from scenerl.rl.policy import stock_model
 from scenerl.rl.token_scores import score_hidden, use_fused_head
+from scenerl.rl.vision_cache import Seen, VisionCache
 from scenerl.rollout.records import EncodedPrompt
 
+VISION_CACHE_BYTES = 1 << 30
+"""Features of a frozen vision tower that are kept."""
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
@@ -111,6 +114,7 @@ class PackedPolicy(nn.Module):
         super().__init__()
         self.policy = policy
         self.temperature = temperature
+        self._cache = VisionCache(VISION_CACHE_BYTES)
         config = self.stock.config
         if config.model_type not in FAMILIES:
             raise ValueError(
@@ -152,7 +156,9 @@ class PackedPolicy(nn.Module):
         extras: dict[str, Any] = {}
         media = [pack.encoded for pack in packs if pack.encoded.pixel_values is not None]
         if media:
-            features, deepstack = self._see(media, device)
+            # ranks in step must all run the tower, so they never skip it
+            kept = not run_vision and self._vision_is_frozen()
+            features, deepstack = (self._see_once if kept else self._see)(media, device)
             is_media = self._media_mask(packs, input_ids, blocks, len(features))
             inputs_embeds = inputs_embeds.masked_scatter(
                 is_media[..., None], features.to(inputs_embeds.dtype)
@@ -188,6 +194,30 @@ class PackedPolicy(nn.Module):
         if deepstack:
             deepstack = [torch.cat(list(features)) for features in deepstack]
         return torch.cat(list(outputs.pooler_output)), deepstack
+
+    def _vision_is_frozen(self) -> bool:
+        return not any(p.requires_grad for p in self.stock.model.visual.parameters())
+
+    def _see_once(self, media: Sequence[EncodedPrompt], device: torch.device) -> tuple[Tensor, Any]:
+        """Return what `_see` does, from the cache for prompts that were seen before.
+
+        Each prompt goes through the tower alone, so that its features are the same bits whatever
+        the cache holds and whoever shares its batch.
+        """
+        seen: list[Seen] = []
+        for encoded in media:
+            found = self._cache.get(encoded.content_hash)
+            if found is None:
+                with torch.no_grad():
+                    features, deepstack = self._see([encoded], device)
+                found = Seen(features=features, deepstack=tuple(deepstack or ()))
+                self._cache.put(encoded.content_hash, found)
+            seen.append(found)
+        layers = zip(*(each.deepstack for each in seen), strict=True)
+        return (
+            torch.cat([each.features.to(device) for each in seen]),
+            [torch.cat([part.to(device) for part in layer]) for layer in layers],
+        )
 
     def _see_nothing(self, device: torch.device) -> Tensor:
         """Run the vision tower on one blank merged patch and return zero, attached to its graph."""

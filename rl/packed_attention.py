@@ -46,10 +46,10 @@ def packed_attention(
     outputs = []
     for place, row in enumerate(rows):
         mine = [tensor[place : place + 1] for tensor in (query, key, value)]
-        prompt = [tensor[:, :, : row.prompt] for tensor in mine]
+        prompt_query, *prompt = (tensor[:, :, : row.prompt] for tensor in mine)
         parts = [
             torch.nn.functional.scaled_dot_product_attention(
-                *prompt, is_causal=True, scale=scale, enable_gqa=True
+                prompt_query, prompt[0], prompt[1], is_causal=True, scale=scale, enable_gqa=True
             )
         ]
         end = row.prompt + sum(row.completions)
@@ -57,7 +57,7 @@ def packed_attention(
             own = [tensor[:, :, row.prompt : end] for tensor in mine]
             lengths = tuple(length for length in row.completions if length)
             parts.append(
-                _Completions.apply(*own, *prompt[1:], lengths, scale)  # type: ignore[no-untyped-call]
+                _Completions.apply(*own, *prompt, lengths, scale)  # type: ignore[no-untyped-call]
             )
         if end < query.shape[2]:
             parts.append(torch.zeros_like(query[:1, :, end:]))

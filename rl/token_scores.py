@@ -98,7 +98,7 @@ def use_fused_head(head: nn.Module) -> None:
         return head_scores(hidden, head.weight, ids, temperature)
 
     head.forward = forward
-    head.gives_scores = True  # type: ignore[assignment]
+    head.gives_scores = True
 
 
 def score_hidden(
