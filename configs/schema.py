@@ -101,6 +101,9 @@ class RolloutConfig:
     enforce_eager: bool = False
     enable_prefix_caching: bool = False
     """Off gives bit-identical rollouts whatever the batch; on saves prefill."""
+    enable_sleep_mode: bool = False
+    """vLLM gives its GPU memory to the learner during an update (colocated, max_staleness 0);
+    vLLM's CPU build has no such mode, there it changes nothing."""
     cpu_kv_cache_gib: float = 1.0
     max_num_seqs: int = 128
 
@@ -298,6 +301,8 @@ class ClusterConfig:
     threads_per_actor: int = 1
     num_encoders: int = 1
     """Processes that decode media and run the processor."""
+    frame_cache_gib: float = 1.0
+    """Memory of each encoder for resized frames, so that a video is decoded once per run."""
     object_store_gib: float | None = None
     """Shared memory for pixels and weights on their way; None lets Ray take its share."""
     start_timeout_s: float = 300.0

@@ -36,6 +36,7 @@ class ActorConfig:
     train: TrainConfig
     seed: int
     threads: int
+    frame_cache_bytes: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,12 +58,16 @@ class EncoderActor:
         from scenerl.rollout.encode import Encoder
 
         _use_threads(config.threads)
-        self._encoder = Encoder(config.model.path)
+        self._encoder = Encoder(config.model.path, frame_cache_bytes=config.frame_cache_bytes)
         self._max_prompt_length = config.rollout.max_prompt_length
 
     def ready(self) -> bool:
         """Answer once the actor is up."""
         return True
+
+    def frame_counts(self) -> dict[str, float]:
+        """Return how many frames were decoded, reused and evicted since the start."""
+        return self._encoder.frame_counts()
 
     @ray.method(num_returns=3)  # type: ignore[untyped-decorator]
     def encode(self, prompt: Prompt) -> tuple[EncodedPrompt | EncodeFailure, Any, int]:
@@ -120,6 +125,14 @@ class EngineActor:
         self._engine.load_weights(_unpack_weights(chunks, timeout_s), version)
         return self._engine.checksum()
 
+    def sleep(self) -> bool:
+        """Give the device's memory back."""
+        return self._engine.sleep()
+
+    def wake(self) -> None:
+        """Take it again."""
+        self._engine.wake()
+
     def version(self) -> int:
         """Return the policy version that the engine holds."""
         return self._engine.policy_version
@@ -171,20 +184,21 @@ class LearnerActor:
         ]
         return self._learner.update(whole)
 
-    def put_weights(self) -> list[Any]:
-        """Put the weights into the object store; rank 0 returns the references."""
-        references, chunk, size = [], [], 0
+    def put_weights(self) -> tuple[list[Any], int]:
+        """Put the weights into the object store; rank 0 returns the references and all bytes."""
+        references, chunk, size, total = [], [], 0, 0
         for name, tensor in self._learner.weights():
             if self._rank.rank != 0:
                 continue
             chunk.append(_pack_tensor(name, tensor))
             size += chunk[-1][3].nbytes
+            total += chunk[-1][3].nbytes
             if size >= WEIGHT_CHUNK_BYTES:
                 references.append(ray.put(chunk))
                 chunk, size = [], 0
         if chunk:
             references.append(ray.put(chunk))
-        return references
+        return references, total
 
     def save(self, folder: str) -> int:
         """Write this rank's state, and the model on rank 0; returns the policy version."""

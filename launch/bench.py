@@ -28,6 +28,14 @@ BENCHES: dict[str, tuple[str, str]] = {
         "scenerl.launch.bench_sens",
         "a ScanNet recording to a scene folder, against decoding and encoding every image",
     ),
+    "learner": (
+        "scenerl.launch.bench_learner",
+        "a group forward and backward: one packed sequence against TRL's padded batch",
+    ),
+    "logprobs": (
+        "scenerl.launch.bench_logprobs",
+        "log-prob and entropy from hidden states: tiles of the vocabulary against TRL and torch",
+    ),
 }
 """Name -> module with `comparisons(settings)` and `PACKAGES`, and what is compared."""
 

@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import time
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from scenerl.configs.schema import RunConfig
 from scenerl.envs.records import Prompt
 from scenerl.launch.plan import Plan
 from scenerl.rl.durable import write_json
-from scenerl.rl.fleet import EncodeFailure, check_sync
+from scenerl.rl.fleet import BegunPrompts, EncodeFailure, check_sync
 from scenerl.rl.records import TrainBatch, UpdateResult
 from scenerl.rollout.records import Completion, EncodedPrompt, Group
 
@@ -49,6 +50,7 @@ class RayFleet:
         self._users: Counter[str] = Counter()
         self._group: Any = None
         self._next_encoder = 0
+        self._begun: BegunPrompts[Any] = BegunPrompts()
         try:
             placed = place(config, plan, with_learner=with_learner)
             self._group = placed.group
@@ -71,11 +73,7 @@ class RayFleet:
 
     def encode(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt | EncodeFailure]:
         """Encode over the pool; the pixels stay in the object store."""
-        calls = []
-        for prompt in prompts:
-            actor = self._encoders[self._next_encoder % len(self._encoders)]
-            self._next_encoder += 1
-            calls.append(actor.encode.remote(prompt))
+        calls = [self._begun.take(prompt) or self._begin(prompt) for prompt in prompts]
         results = []
         for prompt, (light, pixels, size) in zip(prompts, calls, strict=True):
             what = f"encoding {prompt.prompt_id}"
@@ -86,6 +84,25 @@ class RayFleet:
                 self._users[result.content_hash] += 1
             results.append(result)
         return results
+
+    def prefetch(self, prompts: Sequence[Prompt]) -> None:
+        """Give the encoders something to do while engines and learners work."""
+        self._begun.replace([(prompt, self._begin(prompt)) for prompt in prompts])
+
+    def _begin(self, prompt: Prompt) -> Any:
+        """Let the encoder that has the frames of this video make the prompt's tensors."""
+        place = self._next_encoder
+        if prompt.media:
+            place = zlib.crc32(prompt.media[0].path.encode())
+        else:
+            self._next_encoder += 1
+        return self._encoders[place % len(self._encoders)].encode.remote(prompt)
+
+    def frame_counts(self) -> dict[str, float]:
+        """Add up what the encoders decoded, reused and evicted."""
+        timeout_s = self._cluster.step_timeout_s
+        counts = self._all("encoder", "its counts", self._encoders, "frame_counts", timeout_s)
+        return {name: sum(each[name] for each in counts) for name in counts[0]}
 
     def release(self, encoded: Sequence[EncodedPrompt]) -> None:
         """Let the object store drop the pixels of these prompts."""
@@ -141,12 +158,20 @@ class RayFleet:
         self.policy_version = result.policy_version
         return result
 
-    def sync_weights(self) -> None:
+    def sleep(self) -> None:
+        """Let engines that can give the GPU's memory to the learners."""
+        self._all("engine", "going to sleep", self._engines, "sleep", self._cluster.step_timeout_s)
+
+    def wake(self) -> None:
+        """Wake the engines."""
+        self._all("engine", "waking up", self._engines, "wake", self._cluster.step_timeout_s)
+
+    def sync_weights(self) -> int:
         """Send the weights through the object store, once, and check every engine."""
         if self.engine_version == self.policy_version:
-            return
+            return 0
         version, timeout_s = self.policy_version, self._cluster.step_timeout_s
-        chunks = self._learn("weights", "put_weights")[0]
+        chunks, sent = self._learn("weights", "put_weights")[0]
         checksums = self._all(
             "engine", "taking weights", self._engines, "load_weights", timeout_s,
             chunks, version, timeout_s,
@@ -154,6 +179,7 @@ class RayFleet:
         versions = self._all("engine", "its version", self._engines, "version", timeout_s)
         check_sync(versions, checksums, version)
         self.engine_version = version
+        return int(sent)
 
     def save(self, folder: Path) -> None:
         """Let every rank write into the folder."""

@@ -133,6 +133,7 @@ def place(config: RunConfig, plan: Plan, *, with_learner: bool) -> Placed:
         train=config.train,
         seed=config.seed,
         threads=config.cluster.threads_per_actor,
+        frame_cache_bytes=int(config.cluster.frame_cache_gib * 2**30),
     )
     learner_class: Any = LearnerActor
     engine_class: Any = EngineActor

@@ -83,9 +83,20 @@ function evaluations({ columns, rows }) {
     }))];
 }
 
-function diagnostics({ num_completions, completions, prompts, zero_spread }) {
+const STEP_COLORS = ["#5a7bd8", "#2ba567", "#c9772e", "#a65bb8", "#d14a5b", "#3aa6b9", "#b59f2c", "#8a8f99", "#6b7280"];
+
+/* Where the seconds of a mean step go: one bar, and its parts in words. */
+function stepTime(rows) {
+  return el("div", { class: "card" }, el("h4", {}, "A step's time, mean over steps"),
+    el("div", { class: "stack" }, rows.map(([what, spent, share], i) =>
+      el("i", { style: `flex:${share};background:${STEP_COLORS[i % STEP_COLORS.length]}`, title: `${what}: ${show(spent)} s` }))),
+    el("div", { class: "legend" }, rows.map(([what, spent, share], i) =>
+      el("span", {}, el("i", { style: `background:${STEP_COLORS[i % STEP_COLORS.length]}` }), `${what}: ${show(spent)} s (${percent(share)})`))));
+}
+
+function diagnostics({ step_time, num_completions, completions, prompts, zero_spread }) {
   const shares = (rows) => rows.map(([what, count, share]) => [what, count, el("span", { class: "num" }, percent(share)), meter(share)]);
-  const parts = [];
+  const parts = step_time.length ? [stepTime(step_time)] : [];
   if (completions.length) parts.push(el("div", { class: "card" }, el("h4", {}, `${num_completions} completions kept in rollouts/`), table(["", "", "", ""], shares(completions))));
   if (prompts.length || known(zero_spread)) parts.push(el("div", { class: "card" }, el("h4", {}, "Drawn prompts"), table(["", "", "", ""], shares(prompts)),
     known(zero_spread) ? el("div", { class: "soft small" }, `Groups whose rewards were all equal: ${percent(zero_spread)}, mean over steps.`) : null));

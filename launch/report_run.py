@@ -23,6 +23,17 @@ PRIMARY = {
     "box_iou": "mean box IoU",
     "exact_match": "exact match",
 }
+STEP_PARTS = {
+    "encode": "waiting for prompts to be decoded and encoded",
+    "rollout": "generation",
+    "reward": "rewards",
+    "gate": "comparing engine and learner",
+    "forward_backward": "forward and backward",
+    "optimizer": "optimizer",
+    "wait": "waiting for rollouts that were made beside the update",
+    "sync": "weights to the engines",
+}
+"""Name in `time/<name>_s` -> what a reader calls it."""
 MAX_POINTS = 400
 """Points of a curve; a longer run shows the means of equal numbers of steps."""
 MAX_CONFIG = 30_000
@@ -160,11 +171,30 @@ def _diagnostics(folder: Path, metrics: list[dict[str, Any]], packer: Packer) ->
         completions.append(["without a reward", unscored, unscored / total])
         completions += [[f"not parsed: {why}", n, n / total] for why, n in reasons.most_common(20)]
     return {
+        "step_time": _step_time(metrics),
         "num_completions": total,
         "completions": completions,
         "prompts": _prompt_outcomes(folder, packer),
         "zero_spread": mean([row.get("rollout/zero_spread_fraction") for row in metrics]),
     }
+
+
+def _step_time(metrics: list[dict[str, Any]]) -> list[list[Any]]:
+    """Break the mean step down: what, seconds, share; parts that run beside it are not in it."""
+    rows = [row for row in metrics if is_number(row.get("time/step_s"))]
+    total = sum(row["time/step_s"] for row in rows)
+    if not rows or not total:
+        return []
+    overlapped = any(is_number(row.get("time/wait_s")) for row in rows)
+    parts = dict(STEP_PARTS)
+    for name in ("rollout", "encode", "reward") if overlapped else ("wait",):
+        del parts[name]
+    seconds = {
+        words: sum(numbers(row).get(f"time/{name}_s", 0.0) for row in rows)
+        for name, words in parts.items()
+    }
+    seconds["everything else"] = max(total - sum(seconds.values()), 0.0)
+    return [[what, part / len(rows), part / total] for what, part in seconds.items() if part > 0]
 
 
 def _prompt_outcomes(folder: Path, packer: Packer) -> list[list[Any]]:

@@ -133,7 +133,7 @@ def open_fleet(
     if with_learner:
         learner = TorchLearner(model, config.train, config.rollout, seed=config.seed, device=device)
     return LocalFleet(
-        Encoder(model.path),
+        Encoder(model.path, frame_cache_bytes=int(config.cluster.frame_cache_gib * 2**30)),
         make_engine(model.path, model, config.rollout, device=device),
         learner,
         max_prompt_length=config.rollout.max_prompt_length,

@@ -17,8 +17,9 @@ from scenerl.rewards.records import Score
 from scenerl.rewards.scorer import Scorer
 from scenerl.rl.advantages import reward_spread
 from scenerl.rl.fleet import EncodeFailure, Fleet
-from scenerl.rl.metrics import Stopwatch, plain
+from scenerl.rl.metrics import plain
 from scenerl.rl.sampler import EpochSampler
+from scenerl.rl.stopwatch import Stopwatch
 from scenerl.rollout.records import Completion, EncodedPrompt, Group, Rollout
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,8 @@ class ExperienceMaker:
         """Prepare to make experience for a task."""
         self._task, self._fleet, self._scorer, self._config = task, fleet, scorer, config
         self._sampler = EpochSampler([s.sample_id for s in task.samples], config.seed)
+        self._ahead: dict[int, tuple[list[Prompt], Skip | None]] = {}
+        """Position -> prompts made ahead of use."""
 
     def make(self, step: int, position: int) -> Experience:
         """Make the experience of one step, drawing from a position on.
@@ -162,6 +165,17 @@ class ExperienceMaker:
             reward_metrics=self._reward_metrics(faults_before),
             seconds=watch.seconds,
         )
+
+    def prefetch(self, position: int) -> None:
+        """Begin to encode the prompts of the step that draws from a position on."""
+        prompts: list[Prompt] = []
+        for at in range(position, position + 2 * len(self._sampler)):
+            missing = self._config.prompts_per_step - len(prompts)
+            if missing <= 0:
+                break
+            self._ahead[at] = self._prompts_at(at)
+            prompts += self._ahead[at][0][:missing]
+        self._fleet.prefetch(prompts)
 
     def probe(self, groups: Sequence[Group], step: int) -> list[Group]:
         """Ask the prompts of some groups once more, with the weights the engines hold now."""
@@ -253,6 +267,8 @@ class ExperienceMaker:
         )
 
     def _prompts_at(self, position: int) -> tuple[list[Prompt], Skip | None]:
+        if position in self._ahead:
+            return self._ahead.pop(position)
         sample = self._task.samples[self._sampler.index(position)]
         epoch = self._sampler.epoch(position)
         return self._task.prompts(sample, derive_seed(self._config.seed, epoch, sample.sample_id))

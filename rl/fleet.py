@@ -5,10 +5,12 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from scenerl.envs.records import Prompt
@@ -19,6 +21,8 @@ from scenerl.rollout.engine import Engine
 from scenerl.rollout.records import Completion, EncodedPrompt, Group
 
 logger = logging.getLogger(__name__)
+
+Handle = TypeVar("Handle")
 
 
 class WeightSyncError(RuntimeError):
@@ -42,6 +46,30 @@ class PromptEncoder(Protocol):
         """Decode the media and run the processor."""
         ...
 
+    def frame_counts(self) -> dict[str, float]:
+        """Return how many frames were decoded, reused and evicted."""
+        ...
+
+
+class BegunPrompts(Generic[Handle]):
+    """Prompts whose encoding was begun ahead; each is taken once."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self._begun: list[tuple[Prompt, Handle]] = []
+
+    def replace(self, begun: list[tuple[Prompt, Handle]]) -> None:
+        """Forget those that nobody took."""
+        self._begun = begun
+
+    def take(self, prompt: Prompt) -> Handle | None:
+        """Return the handle of an equal prompt."""
+        for place, (other, handle) in enumerate(self._begun):
+            if other == prompt:
+                del self._begun[place]
+                return handle
+        return None
+
 
 class Fleet(Protocol):
     """Everything that holds weights or makes tensors."""
@@ -58,6 +86,14 @@ class Fleet(Protocol):
 
     def encode(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt | EncodeFailure]:
         """Encode each prompt once; the result may hold its pixels elsewhere (by reference)."""
+        ...
+
+    def prefetch(self, prompts: Sequence[Prompt]) -> None:
+        """Begin to encode prompts that `encode` will be asked for next; returns at once."""
+        ...
+
+    def frame_counts(self) -> dict[str, float]:
+        """Return how many frames the encoders decoded, reused and evicted since the start."""
         ...
 
     def release(self, encoded: Sequence[EncodedPrompt]) -> None:
@@ -82,8 +118,16 @@ class Fleet(Protocol):
         """Train on the batches."""
         ...
 
-    def sync_weights(self) -> None:
-        """Bring the learner's weights into every engine and check that they are there."""
+    def sleep(self) -> None:
+        """Let engines that can (vLLM on a GPU) give their memory to the learner."""
+        ...
+
+    def wake(self) -> None:
+        """Wake the engines after `sleep`."""
+        ...
+
+    def sync_weights(self) -> int:
+        """Bring the learner's weights into every engine, check them, and return their bytes."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -125,6 +169,14 @@ class LocalFleet:
         self._encoder, self._engine, self._learner = encoder, engine, learner
         self._max_prompt_length = max_prompt_length
         self.engine_version = engine.policy_version
+        self._begun: BegunPrompts[Future[EncodedPrompt | EncodeFailure]] = BegunPrompts()
+        # one thread encodes, always the same: tokenizers are not made for several
+        self._thread = ThreadPoolExecutor(
+            max_workers=1,
+            thread_name_prefix="encode",
+            initializer=torch.set_num_threads,  # each thread has a number of its own
+            initargs=(torch.get_num_threads(),),
+        )
 
     @property
     def policy_version(self) -> int:
@@ -138,8 +190,20 @@ class LocalFleet:
         return self._learner
 
     def encode(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt | EncodeFailure]:
-        """Encode each prompt in turn."""
-        return [encode_one(self._encoder, item, self._max_prompt_length) for item in prompts]
+        """Encode each prompt in turn, those that were begun ahead first."""
+        begun = [self._begun.take(prompt) or self._begin(prompt) for prompt in prompts]
+        return [future.result() for future in begun]
+
+    def prefetch(self, prompts: Sequence[Prompt]) -> None:
+        """Encode in the encoder's own thread while something else runs."""
+        self._begun.replace([(prompt, self._begin(prompt)) for prompt in prompts])
+
+    def _begin(self, prompt: Prompt) -> "Future[EncodedPrompt | EncodeFailure]":
+        return self._thread.submit(encode_one, self._encoder, prompt, self._max_prompt_length)
+
+    def frame_counts(self) -> dict[str, float]:
+        """Ask the encoder."""
+        return self._encoder.frame_counts()
 
     def release(self, encoded: Sequence[EncodedPrompt]) -> None:
         """Nothing is kept elsewhere."""
@@ -162,14 +226,31 @@ class LocalFleet:
         """Train."""
         return self._trainer.update(batches)
 
-    def sync_weights(self) -> None:
+    def sleep(self) -> None:
+        """Ask the engine."""
+        self._engine.sleep()
+
+    def wake(self) -> None:
+        """Wake the engine."""
+        self._engine.wake()
+
+    def sync_weights(self) -> int:
         """Load the learner's weights into the engine."""
         version = self._trainer.policy_version
         if version == self.engine_version:
-            return
-        self._engine.load_weights(self._trainer.weights(), version)
+            return 0
+        sent = 0
+
+        def counted() -> Iterator[tuple[str, Tensor]]:
+            nonlocal sent
+            for name, tensor in self._trainer.weights():
+                sent += tensor.nbytes
+                yield name, tensor
+
+        self._engine.load_weights(counted(), version)
         check_sync([self._engine.policy_version], [self._engine.checksum()], version)
         self.engine_version = version
+        return sent
 
     def save(self, folder: Path) -> None:
         """Write model and learner state."""
@@ -187,6 +268,7 @@ class LocalFleet:
 
     def close(self) -> None:
         """Close engine and learner."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
         self._engine.close()
         if self._learner is not None:
             self._learner.close()
@@ -236,15 +318,11 @@ def save_learner(learner: Learner, folder: Path) -> None:
 
 def save_learner_state(state: dict[str, Any], folder: Path, rank: int) -> None:
     """Write the state of one rank; only tensors and plain values, so loading runs no code."""
-    import torch
-
     (folder / "learner").mkdir(parents=True, exist_ok=True)
     torch.save(state, folder / "learner" / f"rank{rank}.pt")
 
 
 def load_learner(learner: Learner, folder: Path, rank: int = 0) -> None:
     """Restore a learner from what `save_learner` wrote."""
-    import torch
-
     file = folder / "learner" / f"rank{rank}.pt"
     learner.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))

@@ -14,10 +14,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from scenerl.rl.packed_attention import NAME as PACKED_ATTENTION
+from scenerl.rl.packed_attention import PackedRow, use_packed_attention
 from scenerl.rl.policy import stock_model
-from scenerl.rl.token_scores import token_scores
+from scenerl.rl.token_scores import score_hidden, use_fused_head
+from scenerl.rl.vision_cache import Seen, VisionCache
 from scenerl.rollout.records import EncodedPrompt
 
+VISION_CACHE_BYTES = 1 << 30
+"""Features of a frozen vision tower that are kept."""
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
@@ -109,6 +114,7 @@ class PackedPolicy(nn.Module):
         super().__init__()
         self.policy = policy
         self.temperature = temperature
+        self._cache = VisionCache(VISION_CACHE_BYTES)
         config = self.stock.config
         if config.model_type not in FAMILIES:
             raise ValueError(
@@ -120,6 +126,9 @@ class PackedPolicy(nn.Module):
                 "the policy has sliding-window layers, which a packed sequence would cut in the "
                 "wrong places; set use_sliding_window to false in the model's config.json"
             )
+        if config.text_config._attn_implementation == "sdpa":
+            use_packed_attention(self.stock)
+        use_fused_head(self.stock.lm_head)
 
     @property
     def stock(self) -> Any:
@@ -147,7 +156,9 @@ class PackedPolicy(nn.Module):
         extras: dict[str, Any] = {}
         media = [pack.encoded for pack in packs if pack.encoded.pixel_values is not None]
         if media:
-            features, deepstack = self._see(media, device)
+            # ranks in step must all run the tower, so they never skip it
+            kept = not run_vision and self._vision_is_frozen()
+            features, deepstack = (self._see_once if kept else self._see)(media, device)
             is_media = self._media_mask(packs, input_ids, blocks, len(features))
             inputs_embeds = inputs_embeds.masked_scatter(
                 is_media[..., None], features.to(inputs_embeds.dtype)
@@ -159,15 +170,15 @@ class PackedPolicy(nn.Module):
         hidden = self.stock.model.language_model(
             inputs_embeds=inputs_embeds,
             position_ids=positions.permute(2, 0, 1),
-            attention_mask=self._attention_mask(packs, blocks, inputs_embeds.dtype),
             use_cache=False,
+            **self._attention(packs, blocks, inputs_embeds.dtype),
             **extras,
         ).last_hidden_state  # [batch, tokens, hidden]
         rows = [predicting_positions(pack) for pack in packs]
         batch = torch.arange(len(packs)).repeat_interleave(torch.tensor([len(r) for r in rows]))
-        logits = self.stock.lm_head(hidden[batch.to(device), torch.cat(rows).to(device)])
+        predicting = hidden[batch.to(device), torch.cat(rows).to(device)]  # [scored, hidden]
         ids = torch.cat([ids for pack in packs for ids in pack.completion_ids]).to(device)
-        return token_scores(logits, ids, self.temperature)
+        return score_hidden(self.stock.lm_head, predicting, ids, self.temperature)
 
     @staticmethod
     def _pad(sequences: list[Tensor], value: int = 0) -> Tensor:
@@ -183,6 +194,30 @@ class PackedPolicy(nn.Module):
         if deepstack:
             deepstack = [torch.cat(list(features)) for features in deepstack]
         return torch.cat(list(outputs.pooler_output)), deepstack
+
+    def _vision_is_frozen(self) -> bool:
+        return not any(p.requires_grad for p in self.stock.model.visual.parameters())
+
+    def _see_once(self, media: Sequence[EncodedPrompt], device: torch.device) -> tuple[Tensor, Any]:
+        """Return what `_see` does, from the cache for prompts that were seen before.
+
+        Each prompt goes through the tower alone, so that its features are the same bits whatever
+        the cache holds and whoever shares its batch.
+        """
+        seen: list[Seen] = []
+        for encoded in media:
+            found = self._cache.get(encoded.content_hash)
+            if found is None:
+                with torch.no_grad():
+                    features, deepstack = self._see([encoded], device)
+                found = Seen(features=features, deepstack=tuple(deepstack or ()))
+                self._cache.put(encoded.content_hash, found)
+            seen.append(found)
+        layers = zip(*(each.deepstack for each in seen), strict=True)
+        return (
+            torch.cat([each.features.to(device) for each in seen]),
+            [torch.cat([part.to(device) for part in layer]) for layer in layers],
+        )
 
     def _see_nothing(self, device: torch.device) -> Tensor:
         """Run the vision tower on one blank merged patch and return zero, attached to its graph."""
@@ -221,15 +256,27 @@ class PackedPolicy(nn.Module):
             )
         return is_media
 
-    def _attention_mask(
+    def _attention(
         self, packs: Sequence[Pack], blocks: Tensor, dtype: torch.dtype
-    ) -> Tensor | None:
+    ) -> dict[str, Any]:
+        """Return the arguments that tell the text model who attends to whom."""
         if all(len(pack.completion_ids) == 1 for pack in packs):
-            return None  # plain causal attention; padding stands on the right
+            return {}  # plain causal attention; padding stands on the right
+        implementation = self.stock.config.text_config._attn_implementation
+        if implementation == PACKED_ATTENTION:
+            return {"packed_rows": [_packed_row(pack) for pack in packs]}
         mask = packed_mask(blocks)
-        if self.stock.config.text_config._attn_implementation == "sdpa":
-            return mask
-        return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+        if implementation == "sdpa":
+            return {"attention_mask": mask}
+        lowest = torch.finfo(dtype).min
+        return {"attention_mask": torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, lowest)}
+
+
+def _packed_row(pack: Pack) -> PackedRow:
+    return PackedRow(
+        prompt=len(pack.encoded.prompt_ids),
+        completions=tuple(len(ids) - 1 for ids in pack.completion_ids),
+    )
 
 
 def _packed_ids(pack: Pack) -> Tensor:

@@ -129,10 +129,11 @@ class DeepSpeedLearner:
             )
             for group in {id(g.encoded): g for part in plan[self._rank] for g in part}.values():
                 check_encoded(group.encoded)
-            work = [
-                (part, FixedLogprobs(reference=self._reference_logprobs(part or _idle(plan))))
-                for part in plan[self._rank]
-            ]
+            with totals.seconds.measure("forward_backward"):
+                work = [
+                    (part, FixedLogprobs(reference=self._reference_logprobs(part or _idle(plan))))
+                    for part in plan[self._rank]
+                ]
             for _ in range(self._train.num_iterations):
                 self._optimizer_step(batch, work, _idle(plan), totals, lr)
         totals.reduce(self._device)
@@ -249,19 +250,21 @@ class DeepSpeedLearner:
         self._engine.train()
         normalizers = batch_normalizers(batch)
         for index, (micro_batch, fixed) in enumerate(work):
-            output = grpo_micro_batch(
-                self._engine,
-                micro_batch or stand_in,
-                fixed,
-                self._settings,
-                normalizers,
-                run_vision=True,
-            )
-            weight = 1.0 if micro_batch else 0.0
-            self._backward(output.loss * weight, is_last=index == len(work) - 1)
-            if micro_batch:
-                totals.add(output)
-        totals.grad_norm += self._step(lr)
+            with totals.seconds.measure("forward_backward"):
+                output = grpo_micro_batch(
+                    self._engine,
+                    micro_batch or stand_in,
+                    fixed,
+                    self._settings,
+                    normalizers,
+                    run_vision=True,
+                )
+                weight = 1.0 if micro_batch else 0.0
+                self._backward(output.loss * weight, is_last=index == len(work) - 1)
+                if micro_batch:
+                    totals.add(output)
+        with totals.seconds.measure("optimizer"):
+            totals.grad_norm += self._step(lr)
         totals.steps += 1
 
     def _backward(self, loss: Tensor, *, is_last: bool) -> None:

@@ -95,7 +95,8 @@ class TorchLearner:
                 max_tokens=self._train.max_tokens_per_micro_batch,
                 at_least=self._train.gradient_accumulation_steps,
             )
-            fixed = [FixedLogprobs(reference=self._reference_logprobs(part)) for part in plan]
+            with totals.seconds.measure("forward_backward"):
+                fixed = [FixedLogprobs(reference=self._reference_logprobs(part)) for part in plan]
             for _ in range(self._train.num_iterations):
                 self._optimizer_step(batch, plan, fixed, totals, lr)
         self.policy_version += 1
@@ -169,12 +170,14 @@ class TorchLearner:
         self._packed.train()
         normalizers = batch_normalizers(batch)
         for micro_batch, logprobs in zip(plan, fixed, strict=True):
-            output = grpo_micro_batch(
-                self._packed, micro_batch, logprobs, self._settings, normalizers
-            )
-            torch.autograd.backward(output.loss)
-            totals.add(output)
-        totals.grad_norm += self._optimizer.step(lr)
+            with totals.seconds.measure("forward_backward"):
+                output = grpo_micro_batch(
+                    self._packed, micro_batch, logprobs, self._settings, normalizers
+                )
+                torch.autograd.backward(output.loss)
+                totals.add(output)  # reads its numbers, so a GPU's work is waited for
+        with totals.seconds.measure("optimizer"):
+            totals.grad_norm += self._optimizer.step(lr)
         totals.steps += 1
 
     def _reference_logprobs(self, micro_batch: MicroBatch) -> Tensor | None:

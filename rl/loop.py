@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import torch
+
 from scenerl.configs.schema import TrainConfig
 from scenerl.preprocess.records import DataError
 from scenerl.rl.batch import BatchReport, make_batches
@@ -19,13 +21,13 @@ from scenerl.rl.fleet import Fleet
 from scenerl.rl.logprob_gate import check_logprobs
 from scenerl.rl.metrics import (
     MetricLogger,
-    Stopwatch,
     memory_gib,
     rollout_metrics,
     rollout_rows,
 )
 from scenerl.rl.records import TrainBatch, UpdateResult
 from scenerl.rl.run_dir import RunDir
+from scenerl.rl.stopwatch import Stopwatch, overhead
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +75,12 @@ class Trainer:
         self._pending: deque[Experience] = deque()
         self._position = 0
         """Where the next experience draws."""
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rollout")
+        self._thread = ThreadPoolExecutor(
+            max_workers=1,
+            thread_name_prefix="rollout",
+            initializer=torch.set_num_threads,  # each thread has a number of its own
+            initargs=(torch.get_num_threads(),),
+        )
         self._gate_now = True
         self._drawn = self._quarantined = 0
         """Ledger rows, and those with broken data."""
@@ -124,25 +131,20 @@ class Trainer:
         """Make one step. None when no group had anything to teach."""
         step, watch = self.step_number + 1, Stopwatch()
         started = time.perf_counter()
-        experience = self._pending.popleft() if self._pending else self._make(step)
+        overlapped = bool(self._pending)
+        experience = self._pending.popleft() if overlapped else self._make(step)
         self._check_versions(experience)
         gate = self._gate(step, experience, watch)
         batches, report = make_batches(experience.groups, experience.scores, self._config)
         self._write_rollouts(experience, report)
         ahead = self._start_ahead(step)
         with watch.measure("update"):
-            result = self._fleet.update(batches) if batches else None
+            result = self._update(batches)
         if ahead is not None:
             with watch.measure("wait"):
                 self._pending.append(ahead.result())
         with watch.measure("sync"):
-            self._fleet.sync_weights()
-        memory = {
-            "memory/driver_gib": memory_gib(),
-            "memory/media_gib": self._fleet.media_bytes() / 2**30,
-        }
-        self._fleet.release([group.encoded for group in experience.groups])
-        self.step_number = step
+            sent_bytes = self._fleet.sync_weights()
         metrics = {
             **rollout_metrics(experience.groups, experience.scores),
             **report.metrics(),
@@ -153,19 +155,32 @@ class Trainer:
             "rollout/refills": float(experience.refills),
             "data/quarantined": float(sum(draw.broken for draw in experience.draws)),
             "policy/version": float(self._fleet.policy_version),
+            "memory/driver_gib": memory_gib(),
+            "memory/media_gib": self._fleet.media_bytes() / 2**30,
+            **{f"memory/frames_{name}": n for name, n in self._fleet.frame_counts().items()},
             **experience.seconds,
             **watch.seconds,
-            **memory,
         }
+        if sent_bytes:
+            metrics["throughput/weight_sync_gb_per_s"] = sent_bytes / 1e9 / metrics["time/sync_s"]
+        self._fleet.release([group.encoded for group in experience.groups])
+        self.step_number = step
         metrics["time/step_s"] = time.perf_counter() - started
-        tokens = metrics["rollout/completion_tokens"] * len(experience.groups)
-        if experience.seconds.get("time/rollout_s"):
-            group_size = len(experience.groups[0].rollouts)
-            metrics["throughput/completion_tokens_per_s"] = (
-                tokens * group_size / experience.seconds["time/rollout_s"]
-            )
+        metrics |= overhead(metrics, overlapped=overlapped) | completion_rate(experience)
         self._record(experience, batches, metrics)
         return result
+
+    def _update(self, batches: list[TrainBatch]) -> UpdateResult | None:
+        """Train; engines that can sleep do so, unless they are to generate meanwhile."""
+        if not batches:
+            return None
+        if self._config.max_staleness > 0:
+            return self._fleet.update(batches)
+        self._fleet.sleep()
+        try:
+            return self._fleet.update(batches)
+        finally:
+            self._fleet.wake()
 
     def commit(self) -> None:
         """Write a commit of the state after the last step, unless it is there."""
@@ -206,6 +221,8 @@ class Trainer:
             experience = self._parts.maker.make(step, position)
             self._run_dir.write_journal(step, journal_of(experience))
         self._position = experience.end_position
+        if step < self._config.max_steps:
+            self._parts.maker.prefetch(self._position)
         return experience
 
     def _start_ahead(self, step: int) -> "Future[Experience] | None":
@@ -325,7 +342,7 @@ class Trainer:
         parts = " ".join(
             f"{name.removeprefix('time/').removesuffix('_s')} {seconds:.1f}s"
             for name, seconds in metrics.items()
-            if name.startswith("time/") and name != "time/step_s"
+            if name.startswith("time/") and name.endswith("_s") and name != "time/step_s"
         )
         return (
             f"step {self.step_number}/{self._config.max_steps} "
@@ -334,6 +351,19 @@ class Trainer:
             f"{metrics['time/step_s']:.1f}s ({parts}) "
             f"ETA {time.strftime('%H:%M:%S', time.gmtime(left * per_step))}"
         )
+
+
+def completion_rate(experience: Experience) -> dict[str, float]:
+    """Return completion tokens per second of generation, when it was measured."""
+    seconds = experience.seconds.get("time/rollout_s")
+    if not seconds:
+        return {}
+    tokens = sum(
+        len(rollout.completion.completion_ids)
+        for group in experience.groups
+        for rollout in group.rollouts
+    )
+    return {"throughput/completion_tokens_per_s": tokens / seconds}
 
 
 def ledger_rows(experience: Experience, trained: set[str]) -> list[dict[str, object]]:

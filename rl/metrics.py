@@ -4,10 +4,8 @@ import dataclasses
 import math
 import os
 import statistics
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +39,6 @@ class MetricLogger:
         """Close the trackers."""
         for tracker in self._trackers:
             tracker.close()
-
-
-class Stopwatch:
-    """Adds up the seconds of named parts of a step."""
-
-    def __init__(self) -> None:
-        """Start at zero."""
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def measure(self, name: str) -> Iterator[None]:
-        """Add the time of the block to `time/<name>_s`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            key = f"time/{name}_s"
-            self.seconds[key] = self.seconds.get(key, 0.0) + time.perf_counter() - start
 
 
 def memory_gib() -> float:

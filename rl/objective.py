@@ -20,6 +20,7 @@ from scenerl.rl.loss import (
 )
 from scenerl.rl.micro_batch import MicroBatch, collate, group_pack, pad_flat
 from scenerl.rl.records import SftExample, TrainBatch
+from scenerl.rl.stopwatch import Stopwatch
 from scenerl.rollout.records import Group
 
 
@@ -59,6 +60,8 @@ class StepTotals:
     loss: float = 0.0
     steps: int = 0
     grad_norm: float = 0.0
+    seconds: Stopwatch = field(default_factory=Stopwatch)
+    """Of this rank: "forward_backward" and "optimizer"."""
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUM_NAMES, 0.0))
     maxima: dict[str, float] = field(default_factory=lambda: dict.fromkeys(MAXIMUM_NAMES, 0.0))
 
@@ -87,6 +90,7 @@ class StepTotals:
             "policy/loss": self.loss / steps,
             "policy/grad_norm": self.grad_norm / steps,
             **loss_metrics(self.sums, self.maxima),
+            **self.seconds.seconds,
         }
 
 

@@ -1,10 +1,15 @@
-"""Log-probability and entropy of chosen tokens, without keeping a float32 copy of the logits."""
+"""Log-probability and entropy of chosen tokens, without their logits where the head is plain.
+
+A head that PEFT wraps gives its logits, of which no float32 copy is kept.
+"""
 
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+
+from scenerl.kernels.head_scores import head_scores
 
 CHUNK_ELEMENTS = 1 << 24
 """Logits that are widened to float32 at a time (64 MiB)."""
@@ -72,4 +77,35 @@ def token_scores(
         Log-probabilities and entropies in nats, float32.
     """
     logprobs, entropy = _TokenScores.apply(logits, ids, temperature)  # type: ignore[no-untyped-call]
+    return logprobs, entropy
+
+
+def use_fused_head(head: nn.Module) -> None:
+    """Let a plain head also score: ``head(hidden, ids, temperature)``; ``head(hidden)`` stays.
+
+    The score is made inside the head's own forward, so that whatever gathers its weight for a call
+    (ZeRO-3) does so here too.
+    """
+    if type(head) is not nn.Linear or head.bias is not None or hasattr(head, "gives_scores"):
+        return
+    plain_forward = head.forward
+
+    def forward(
+        hidden: Tensor, ids: Tensor | None = None, temperature: float = 1.0
+    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        if ids is None:
+            return plain_forward(hidden)
+        return head_scores(hidden, head.weight, ids, temperature)
+
+    head.forward = forward
+    head.gives_scores = True
+
+
+def score_hidden(
+    head: nn.Module, hidden: Tensor, ids: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Return `token_scores` of what the head makes of hidden states, [tokens, hidden]."""
+    if not hasattr(head, "gives_scores"):
+        return token_scores(head(hidden), ids, temperature)
+    logprobs, entropy, _ = head(hidden, ids, temperature)
     return logprobs, entropy

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scenerl.envs.records import MediaRef, Prompt
+from scenerl.preprocess.frame_cache import FrameCache
 from scenerl.preprocess.media import open_media
 from scenerl.rollout.positions import (
     MediaKind,
@@ -50,6 +51,7 @@ class Encoder:
         *,
         max_prompt_length: int | None = None,
         frames: ReadFrames = read_frames,
+        frame_cache_bytes: int = 0,
     ) -> None:
         """Load them.
 
@@ -57,6 +59,7 @@ class Encoder:
             model_dir: Checkpoint folder with config, tokenizer, processor and chat template.
             max_prompt_length: Longer prompts are refused; None sets no limit.
             frames: Where decoded frames come from.
+            frame_cache_bytes: Memory for resized frames that later prompts may show again.
         """
         from transformers import AutoProcessor
 
@@ -66,6 +69,7 @@ class Encoder:
         self.eos_ids = eos_ids(model_dir, self.tokenizer)
         self._max_prompt_length = max_prompt_length
         self._frames = frames
+        self._cache = FrameCache(frame_cache_bytes)
 
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         """Decode the media, run the processor once and compute positions and hash.
@@ -178,14 +182,27 @@ class Encoder:
             arguments |= {"videos": videos, "videos_kwargs": video_kwargs}
         return self._processor(text=[text], return_tensors="pt", **arguments)
 
+    def frame_counts(self) -> dict[str, float]:
+        """Return how many frames were decoded, reused and evicted since the start."""
+        counts = dataclasses.asdict(self._cache.counts)
+        return {name: float(count) for name, count in counts.items()}
+
     def _read(self, ref: MediaRef) -> Tensor:
-        frames = self._frames(ref)
-        if len(frames) != len(ref.frame_indices):
-            raise EncodingError(
-                f"{ref.path} gave {len(frames)} frames, expected {len(ref.frame_indices)}; "
-                "the file changed after the prompt was made: preprocess it again"
+        def decode(indices: Sequence[int]) -> np.ndarray:
+            part = dataclasses.replace(
+                ref,
+                frame_indices=tuple(indices),
+                times_s=tuple(ref.times_s[ref.frame_indices.index(i)] for i in indices),
             )
-        return resize_frames(frames, ref.size)
+            frames = self._frames(part)
+            if len(frames) != len(indices):
+                raise EncodingError(
+                    f"{ref.path} gave {len(frames)} frames, expected {len(indices)}; "
+                    "the file changed after the prompt was made: preprocess it again"
+                )
+            return resize_frames(frames, ref.size).numpy()
+
+        return torch.from_numpy(self._cache.frames(ref.path, ref.frame_indices, ref.size, decode))
 
     def _video_metadata(self, ref: MediaRef, second_per_grid: float) -> Any:
         from transformers.video_utils import VideoMetadata

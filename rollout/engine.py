@@ -67,6 +67,14 @@ class Engine(Protocol):
         """Return a fingerprint of the weights in use: of their log-probs on a fixed probe."""
         ...
 
+    def sleep(self) -> bool:
+        """Give the device's memory back until `wake`; False where the engine keeps it."""
+        ...
+
+    def wake(self) -> None:
+        """Take the memory again, with the weights that were there."""
+        ...
+
     def close(self) -> None:
         """Release memory and processes."""
         ...

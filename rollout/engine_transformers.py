@@ -126,6 +126,13 @@ class TransformersEngine:
         encoded, ids = self._probe
         return fingerprint(self.score([encoded], [ids])[0])
 
+    def sleep(self) -> bool:
+        """Keep the memory: there is nothing that could be given back without loading again."""
+        return False
+
+    def wake(self) -> None:
+        """Nothing was given back."""
+
     def close(self) -> None:
         """Drop the model."""
         self._model = None

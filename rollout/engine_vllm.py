@@ -113,6 +113,19 @@ class VllmEngine:
         encoded, ids = self._probe
         return fingerprint(self.score([encoded], [ids])[0])
 
+    def sleep(self) -> bool:
+        """Move the weights to the CPU's memory and drop the key-value cache (GPU build only)."""
+        if not self._engine.model_config.enable_sleep_mode:
+            return False
+        self._reset_caches()
+        self._engine.sleep(1)
+        return True
+
+    def wake(self) -> None:
+        """Bring the weights back."""
+        if self._engine.model_config.enable_sleep_mode:
+            self._engine.wake_up()
+
     def close(self) -> None:
         """Shut vLLM down."""
         self._engine.engine_core.shutdown()
@@ -193,6 +206,7 @@ def _start(spec: EngineSpec) -> Any:
     else:
         settings["gpu_memory_utilization"] = rollout.gpu_memory_utilization
         settings["enforce_eager"] = rollout.enforce_eager
+        settings["enable_sleep_mode"] = rollout.enable_sleep_mode
     arguments = EngineArgs(
         model=str(spec.model_dir),
         dtype=spec.model.dtype,

@@ -124,3 +124,22 @@ def test_finished_run_is_left_alone(root: Path, undisturbed: Path) -> None:
     assert run_child(command(root, "whole"), root / "again.log") == 0
     assert what_must_agree(undisturbed) == before
     assert "is finished" in (root / "again.log").read_text()
+
+
+def test_a_run_that_rolls_out_ahead_ends_bit_identical_after_kills(root: Path) -> None:
+    ahead = ("train.max_staleness=1",)
+    assert run_child(command(root, "ahead", *ahead), root / "ahead.log") == 0, (
+        root / "ahead.log"
+    ).read_text()[-3000:]
+    whole, run, log = root / "runs" / "ahead", root / "runs" / "ahead_killed", root / "ak.log"
+    for name in ("before an update", "inside a commit", "between commits"):
+        code = run_child(
+            command(root, "ahead_killed", *ahead), log, lambda now=MOMENTS[name]: now(run)
+        )
+        assert code == -9, f"{name}: {log.read_text()[-3000:]}"
+    assert run_child(command(root, "ahead_killed", *ahead), log) == 0, log.read_text()[-3000:]
+    assert what_must_agree(run) == what_must_agree(whole)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["rollout/staleness"] for row in rows] == [0.0, 1.0, 1.0, 1.0]
+    assert all("time/wait_s" in row for row in rows[:-1])
+    assert all(0 <= row["time/overhead_fraction"] <= 1 for row in rows)

@@ -149,3 +149,46 @@ def test_wrong_number_of_placeholders_is_refused():
         PackedPolicy(tiny_model())(
             [Pack(encoded=broken, completion_ids=random_completions(LENGTHS))]
         )
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    model = tiny_model().train()
+    pack = Pack(
+        encoded=encoded_prompt(media=MEDIA["video"]), completion_ids=random_completions(LENGTHS)
+    )
+    policy = PackedPolicy(model)
+    expected = gradients(model, *policy([pack]))
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    assert_same_gradients(gradients(model, *policy([pack])), expected)
+
+
+def test_packed_attention_agrees_with_one_mask_of_all_tokens():
+    model = tiny_model()
+    policy = PackedPolicy(model)
+    packs = [
+        Pack(encoded=encoded_prompt(seed=1), completion_ids=random_completions(LENGTHS)),
+        Pack(encoded=encoded_prompt(seed=2, num_text=9), completion_ids=random_completions((1, 1))),
+    ]
+    ours = policy(packs)
+    ours_gradients = gradients(model, *ours)
+    model.set_attn_implementation("sdpa")
+    theirs = policy(packs)
+    torch.testing.assert_close(ours[0], theirs[0], atol=1e-5, rtol=0)
+    assert_same_gradients(ours_gradients, gradients(model, *theirs))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_frozen_vision_tower_sees_each_prompt_once_and_changes_no_bit(family):
+    model = tiny_model(family)
+    model.model.visual.requires_grad_(False)
+    policy = PackedPolicy(model)
+    encoded = encoded_prompt(family, media=MEDIA["video"])
+    pack = Pack(encoded=encoded, completion_ids=random_completions(LENGTHS))
+    calls = []
+    model.model.visual.register_forward_hook(lambda *_: calls.append(1))
+    first, again = policy([pack])[0], policy([pack])[0]
+    assert torch.equal(first, again)
+    assert len(calls) == 1
+    in_step, _ = policy([pack], run_vision=True)
+    assert len(calls) == 2
+    assert torch.equal(in_step, first)

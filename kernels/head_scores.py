@@ -1,0 +1,196 @@
+"""Log-prob, entropy and argmax of chosen tokens from hidden states, without their logits.
+
+The logits z = hidden weight^T / T are made for a tile of the vocabulary at a time. Forward keeps,
+for each token, the running maximum m, s = sum exp(z - m) and t = sum exp(z - m) z, so that
+
+    log p(id) = z_id - m - log s        entropy = m + log s - t / s
+
+Backward makes each tile again, turns it in place into d z and multiplies it into the gradients of
+hidden states and weight; tiles do not overlap, so each row of the weight's gradient is made once.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Rows = tuple[Tensor, Tensor, Tensor, Tensor | None]
+"""Per token: log-sum-exp, entropy, gradient of the log-prob, gradient of the entropy if any."""
+CPU_TILE, GPU_TILE = 1 << 19, 1 << 26
+"""Logits of one tile: about what a core's cache holds, and enough to fill a GPU."""
+
+
+def head_scores(
+    hidden: Float[Tensor, "tokens hidden"],
+    weight: Float[Tensor, "vocab hidden"],
+    ids: Int[Tensor, " tokens"],
+    temperature: float = 1.0,
+) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"], Int[Tensor, " tokens"]]:
+    """Score chosen tokens under softmax(hidden weight^T / temperature).
+
+    Products are of the inputs' dtype, everything else is float32. On a GPU the passes over a tile
+    are Triton kernels (`kernels/head_scores_triton.py`).
+
+    Args:
+        hidden: Outputs of the last layer.
+        weight: Of the language-model head, without bias.
+        ids: The chosen tokens.
+        temperature: Positive.
+
+    Returns:
+        Log-probs and entropies in nats, float32, differentiable in hidden states and weight; and
+        the most likely tokens.
+    """
+    scores: tuple[Tensor, Tensor, Tensor] = _HeadScores.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, ids, temperature
+    )
+    return scores
+
+
+class Running:
+    """What is known of each token's softmax after some tiles."""
+
+    def __init__(self, tokens: int, device: torch.device) -> None:
+        """Begin with no tile."""
+        self.maximum = torch.full((tokens,), float("-inf"), device=device)
+        self.total = torch.zeros(tokens, device=device)
+        """s = sum exp(z - m)."""
+        self.weighted = torch.zeros(tokens, device=device)
+        """t = sum exp(z - m) z."""
+        self.chosen = torch.zeros(tokens, device=device)
+        """z of the chosen token."""
+        self.best = torch.zeros(tokens, dtype=torch.int64, device=device)
+        """The most likely token, the first of equals."""
+
+
+def take_tile(
+    running: Running, logits: Tensor, ids: Tensor, start: int, temperature: float
+) -> None:
+    """Add a tile to what is known.
+
+    Args:
+        running: Changed.
+        logits: [tokens, tile], not divided by the temperature; may be overwritten.
+        ids: The chosen tokens.
+        start: First token of the tile.
+        temperature: Positive.
+    """
+    z = logits.float()
+    z = z if temperature == 1.0 else z.div_(temperature)
+    top, place = z.max(dim=-1)
+    running.best = torch.where(top > running.maximum, place + start, running.best)
+    inside, column = _columns(ids, start, z.shape[1])
+    found = z.gather(1, column[:, None])[:, 0]
+    running.chosen = torch.where(inside, found, running.chosen)
+    maximum = torch.maximum(running.maximum, top)
+    shrink = (running.maximum - maximum).exp()
+    p = (z - maximum[:, None]).exp_()
+    running.total = running.total * shrink + p.sum(-1)
+    running.weighted = running.weighted * shrink + torch.linalg.vecdot(p, z)
+    running.maximum = maximum
+
+
+def tile_gradient(
+    logits: Tensor, ids: Tensor, start: int, temperature: float, rows: Rows
+) -> Tensor:
+    """Return d logits of a tile: ((onehot - p) g_logprob - p (log p + entropy) g_entropy) / T.
+
+    Args:
+        logits: [tokens, tile]; may be overwritten.
+        ids: The chosen tokens.
+        start: First token of the tile.
+        temperature: T.
+        rows: What belongs to each token.
+    """
+    log_normalizer, entropy, grad_logprob, grad_entropy = rows
+    z = logits.float()
+    z = z if temperature == 1.0 else z.div_(temperature)
+    log_p = z.sub_(log_normalizer[:, None])
+    factor = grad_logprob[:, None] / temperature
+    if grad_entropy is None:
+        grad = log_p.exp_().mul_(-factor)
+    else:
+        p = log_p.exp()
+        grad = log_p.add_(entropy[:, None]).mul_(-grad_entropy[:, None] / temperature)
+        grad = grad.sub_(factor).mul_(p)
+    inside, column = _columns(ids, start, logits.shape[1])
+    grad.scatter_add_(1, column[:, None], inside[:, None] * factor)
+    return grad.to(logits.dtype)
+
+
+class _HeadScores(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, ids: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        take, _ = _tile_passes(hidden)
+        running = Running(len(hidden), hidden.device)
+        for tile in tiles(hidden, weight):
+            take(running, hidden @ weight[tile].T, ids, tile.start, temperature)
+        log_normalizer = running.maximum + running.total.log()
+        entropy = log_normalizer - running.weighted / running.total
+        ctx.save_for_backward(hidden, weight, ids, log_normalizer, entropy)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(running.best)
+        ctx.set_materialize_grads(False)
+        return running.chosen - log_normalizer, entropy, running.best
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, ids, log_normalizer, entropy = ctx.saved_tensors
+        grad_logprob, grad_entropy = grads[:2]
+        if grad_logprob is None and grad_entropy is None:
+            return None, None, None, None
+        _, gradient = _tile_passes(hidden)
+        if grad_logprob is None:
+            grad_logprob = torch.zeros_like(entropy)
+        if grad_entropy is not None:
+            grad_entropy = grad_entropy.contiguous()
+        rows = (log_normalizer, entropy, grad_logprob.contiguous(), grad_entropy)
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if wants_hidden else None
+        grad_weight = torch.empty_like(weight) if wants_weight else None
+        for tile in tiles(hidden, weight):
+            part = weight[tile]
+            grad = gradient(hidden @ part.T, ids, tile.start, ctx.temperature, rows)
+            if grad_hidden is not None:
+                _add_product(grad_hidden, grad, part)
+            if grad_weight is not None:
+                torch.mm(grad.T, hidden, out=grad_weight[tile])
+        return (
+            None if grad_hidden is None else grad_hidden.to(hidden.dtype),
+            grad_weight,
+            None,
+            None,
+        )
+
+
+def tiles(hidden: Tensor, weight: Tensor) -> list[slice]:
+    """Cut the vocabulary into tiles of a size that suits the device."""
+    budget = CPU_TILE if hidden.device.type == "cpu" else GPU_TILE
+    step = min(max(64, budget // max(len(hidden), 1)), len(weight))
+    return [slice(at, min(at + step, len(weight))) for at in range(0, len(weight), step)]
+
+
+def _tile_passes(hidden: Tensor) -> tuple[Any, Any]:
+    """Return the two passes over a tile: Triton on a GPU, plain torch elsewhere."""
+    if not hidden.is_cuda:
+        return take_tile, tile_gradient
+    from scenerl.kernels import head_scores_triton
+
+    return head_scores_triton.take_tile, head_scores_triton.tile_gradient
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total.add_(left @ right)
+
+
+def _columns(ids: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
+    """Say which ids stand in a tile, and where; 0 for the others."""
+    column = ids - start
+    inside = (column >= 0) & (column < width)
+    return inside, torch.where(inside, column, 0)

@@ -1,0 +1,99 @@
+"""Triton kernels for the two passes of `kernels/head_scores.py` over a tile of logits.
+
+One program per token reads its row of the tile once, BLOCK logits at a time, with everything that
+is known of the row in registers. Rows are contiguous; the last block of a row is masked.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from scenerl.kernels.head_scores import Rows, Running
+
+BLOCK = 1024
+"""Logits per step of a program."""
+
+
+@triton.jit
+def _take_tile_kernel(
+    logits,
+    ids,
+    maximum,
+    total,
+    weighted,
+    chosen,
+    best,
+    start,
+    width,
+    inverse_t,
+    block: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    m, s = tl.load(maximum + row), tl.load(total + row)
+    t, b = tl.load(weighted + row), tl.load(best + row)
+    for first in range(0, width, block):
+        column = first + tl.arange(0, block)
+        used = column < width
+        z = tl.load(logits + row * width + column, mask=used, other=float("-inf"))
+        z = z.to(tl.float32) * inverse_t
+        top = tl.max(z, axis=0)
+        place = tl.min(tl.where(z == top, column, width), axis=0)  # the first of equals
+        b = tl.where(top > m, (start + place).to(tl.int64), b)
+        new = tl.maximum(m, top)
+        shrink = tl.exp(m - new)
+        p = tl.exp(z - new)
+        s = s * shrink + tl.sum(p, axis=0)
+        t = t * shrink + tl.sum(tl.where(used, p * z, 0.0), axis=0)
+        m = new
+    tl.store(maximum + row, m)
+    tl.store(total + row, s)
+    tl.store(weighted + row, t)
+    tl.store(best + row, b)
+    column = tl.load(ids + row) - start
+    inside = (column >= 0) & (column < width)
+    z = tl.load(logits + row * width + column, mask=inside, other=0.0).to(tl.float32) * inverse_t
+    tl.store(chosen + row, z, mask=inside)
+
+
+@triton.jit
+def _tile_gradient_kernel(
+    logits, ids, log_normalizer, entropy, grad_logprob, grad_entropy,
+    start, width, inverse_t, block: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * block + tl.arange(0, block)
+    used = column < width
+    z = tl.load(logits + row * width + column, mask=used, other=0.0).to(tl.float32) * inverse_t
+    log_p = z - tl.load(log_normalizer + row)
+    g, e = tl.load(grad_logprob + row), tl.load(grad_entropy + row)
+    grad = -tl.exp(log_p) * (g + e * (log_p + tl.load(entropy + row)))
+    grad += tl.where(column == tl.load(ids + row) - start, g, 0.0)
+    tl.store(logits + row * width + column, grad * inverse_t, mask=used)
+
+
+def take_tile(
+    running: Running, logits: Tensor, ids: Tensor, start: int, temperature: float
+) -> None:
+    """Add a tile to what is known; see `head_scores.take_tile`."""
+    tokens, width = logits.shape
+    _take_tile_kernel[(tokens,)](
+        logits.contiguous(), ids, running.maximum, running.total, running.weighted,
+        running.chosen, running.best, start, width, 1.0 / temperature, block=BLOCK,
+    )  # fmt: skip
+
+
+def tile_gradient(
+    logits: Tensor, ids: Tensor, start: int, temperature: float, rows: Rows
+) -> Tensor:
+    """Return d logits of a tile, written over it; see `head_scores.tile_gradient`."""
+    logits = logits.contiguous()
+    tokens, width = logits.shape
+    grid = (tokens, triton.cdiv(width, BLOCK))
+    log_normalizer, entropy, grad_logprob, grad_entropy = rows
+    _tile_gradient_kernel[grid](
+        logits, ids, log_normalizer, entropy, grad_logprob,
+        torch.zeros_like(entropy) if grad_entropy is None else grad_entropy,
+        start, width, 1.0 / temperature, block=BLOCK,
+    )  # fmt: skip
+    return logits

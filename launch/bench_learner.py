@@ -1,0 +1,176 @@
+"""The case `learner` of `launch bench`: a group forward and backward, against a padded batch."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+from scenerl.launch.measure import BenchSettings, Comparison, Entry
+
+PACKAGES = ("transformers", "trl")
+IMAGE, VIDEO, VISION_START, VISION_END = 4, 5, 6, 7
+FIRST_TEXT = 8
+SHAPES = ((4096, 256, 8), (1024, 128, 16))
+"""Prompt tokens, completion tokens, group size."""
+
+
+def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
+    """Yield one comparison per shape of a group, on a randomly initialised Qwen2.5-VL."""
+    import torch
+
+    from scenerl.rl.forward import Pack, PackedPolicy
+
+    on_gpu = torch.cuda.is_available()
+    model = random_model(large=on_gpu and not settings.quick)
+    device = "cuda" if on_gpu else "cpu"
+    model = model.to(device, torch.bfloat16 if on_gpu else torch.float32)
+    packed = PackedPolicy(model)
+    for prompt, completion, size in ((160, 12, 4),) if settings.quick else SHAPES:
+        encoded = image_prompt(model.config, prompt)
+        generator = torch.Generator().manual_seed(1)
+        vocabulary = int(model.config.text_config.vocab_size)
+        ids = torch.randint(FIRST_TEXT, vocabulary, (size, completion), generator=generator)
+        pack = Pack(encoded=encoded, completion_ids=tuple(ids))
+        padded = PaddedBatch(model, encoded, ids)
+        _check(packed, pack, padded, atol=0.5 if on_gpu else 1e-3)
+        tokens = (size * (prompt + completion), pack.num_tokens)
+        yield Comparison(
+            case=f"prompt {prompt}, completions {completion}, group of {size}, "
+            f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M weights "
+            f"(tokens: {tokens[0]} against {tokens[1]}, {tokens[0] / tokens[1]:.2f} times fewer)",
+            ours=(Entry(name="scenerl, packed group", run=partial(_step, model, packed, pack)),),
+            peers=(Entry(name="TRL, padded batch", run=partial(_step, model, padded, None)),),
+        )
+
+
+def random_model(*, large: bool) -> Any:
+    """Make a Qwen2.5-VL: as large as the 3B, or one of its layers at an eighth of the width."""
+    import torch
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    text = {
+        "vocab_size": 2048, "hidden_size": 256, "intermediate_size": 1376,
+        "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 1,
+        "max_position_embeddings": 32768,
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12],
+        },
+    }  # fmt: skip
+    vision = {
+        "depth": 1, "hidden_size": 160, "intermediate_size": 432, "num_heads": 4,
+        "out_hidden_size": 256, "fullatt_block_indexes": [0],
+    }  # fmt: skip
+    if large:
+        text |= {
+            "vocab_size": 151_936, "hidden_size": 2048, "intermediate_size": 11_008,
+            "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 2,
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24],
+            },
+        }  # fmt: skip
+        vision = {"depth": 32, "out_hidden_size": 2048}
+    names = {
+        "image_token_id": IMAGE, "video_token_id": VIDEO,
+        "vision_start_token_id": VISION_START, "vision_end_token_id": VISION_END,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = Qwen2_5_VLConfig(
+        text_config=text, vision_config=vision, tie_word_embeddings=large, **names
+    )
+    model = Qwen2_5_VLForConditionalGeneration(config).train()
+    if large:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def image_prompt(config: Any, tokens: int) -> Any:
+    """Make a prompt of one random image that fills nine tenths of it, and random text."""
+    import torch
+
+    from scenerl.envs.records import Prompt
+    from scenerl.preprocess.records import Media, Sample, Target
+    from scenerl.rollout.positions import PlaceholderRun, mrope_positions
+    from scenerl.rollout.records import EncodedPrompt
+
+    height = 16 if tokens >= 1024 else 4
+    width = int(tokens * 0.9) // height
+    count, before = height * width, 3
+    vision = config.vision_config
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randint(FIRST_TEXT, 1000, (tokens,), generator=generator).tolist()
+    ids = [*text[:before], VISION_START, *[IMAGE] * count, VISION_END, *text[before:]][:tokens]
+    run = PlaceholderRun(medium=0, start=before + 1, grid=(1, height, width))
+    patch = 3 * vision.temporal_patch_size * vision.patch_size**2
+    sample = Sample(
+        sample_id="random", dataset="random", split="train", question="where",
+        media=Media(kind="image"), target=Target(),
+    )  # fmt: skip
+    return EncodedPrompt(
+        prompt=Prompt(prompt_id="random", sample=sample, messages=(), media=()),
+        prompt_ids=torch.tensor(ids),
+        position_ids=mrope_positions(tokens, [run], [0.0], None),
+        pixel_values=torch.randn(4 * count, patch, generator=generator),
+        grid_thw=torch.tensor([[1, 2 * height, 2 * width]]),
+        media_kinds=("image",),
+        second_per_grid_s=(0.0,),
+        content_hash="",
+        num_media_tokens=count,
+    )
+
+
+class PaddedBatch:
+    """The group as TRL's GRPOTrainer scores it: prompt and media repeated for each completion."""
+
+    def __init__(self, model: Any, encoded: Any, completion_ids: Any) -> None:
+        """Lay the batch out; TRL's head is added to the model, whose other calls stay the same."""
+        import torch
+        from trl.trainer.utils import add_fused_lm_head
+
+        add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+        size, self._completion = completion_ids.shape
+        prompt = encoded.prompt_ids.expand(size, -1)
+        device, dtype = model.device, model.dtype
+        ids = torch.cat([prompt, completion_ids], dim=1).to(device)
+        self._model, self._trainer = (
+            model,
+            SimpleNamespace(accelerator=SimpleNamespace(autocast=nullcontext)),
+        )
+        self._arguments = {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "logits_to_keep": self._completion,
+            "compute_entropy": True,
+            "pixel_values": encoded.pixel_values.repeat(size, 1).to(device, dtype),
+            "image_grid_thw": encoded.grid_thw.repeat(size, 1).to(device),
+            "num_images": [1] * size,
+            "mm_token_type_ids": (ids == IMAGE).int(),
+        }
+
+    def __call__(self, packs: Sequence[Any]) -> tuple[Any, Any]:
+        """Return log-probs and entropies, one completion after the other."""
+        from trl import GRPOTrainer
+
+        score = GRPOTrainer._get_per_token_logps_and_entropies.__wrapped__  # without its profiler
+        logprobs, entropies, _ = score(self._trainer, self._model, **self._arguments)
+        return logprobs.flatten(), entropies.flatten()
+
+
+def _step(model: Any, policy: Any, pack: Any) -> None:
+    logprobs, _ = policy([pack])
+    logprobs.mean().backward()
+    model.zero_grad(set_to_none=True)
+
+
+def _check(packed: Any, pack: Any, padded: Any, *, atol: float) -> None:
+    """Compare the numbers of both ways before their times."""
+    import torch
+
+    with torch.no_grad():
+        pairs = zip(packed([pack]), padded([pack]), strict=True)
+        worst = max(float((mine - theirs).abs().max()) for mine, theirs in pairs)
+    if worst > atol:
+        raise ValueError(
+            f"packed and padded scores differ by {worst}, allowed are {atol}; their times would "
+            "mean nothing"
+        )
