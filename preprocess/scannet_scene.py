@@ -119,16 +119,7 @@ def open_scan(
         DataError: If the scan cannot be used, or another process converts it.
     """
     key = conversion_key(files, config, nyu40, split)
-    with open_store(files.source) as store:
-        header, found, damage = store.header, store.indices, store.damage
-        problems = store.problems
-    count, indices = len(found), found[:: config.every]
-    if len(indices) < 2:
-        why = "" if damage is None else f" ({damage})"
-        raise DataError(
-            f"{files.source}: {count} frames and every={config.every} leave {len(indices)}, "
-            f"expected at least 2; lower it or copy the file again{why}"
-        )
+    header, indices, skipped = _frames(files, config)
     _check_cameras(files.source, header)
     world = axis_alignment(files.facts) if config.axis_align else None
     folder = scenes / f".partial-{files.scan_id}"
@@ -142,21 +133,13 @@ def open_scan(
         indices=indices,
         world=world,
         is_annotated=files.is_annotated,
-        skipped=[],
+        skipped=skipped,
         lock=_lock(folder),
     )
     if stored_conversion(folder).get("key") != key:
         _clear(folder)
     for name in ("color", "depth", "pose", "intrinsic", CHUNKS):
         (folder / name).mkdir(exist_ok=True)
-    if damage is not None:
-        missing = f"frames {count} to {header.num_frames - 1}"
-        item = missing if count < header.num_frames else "the IMU frames"
-        scan.skipped.append(skip(config, files.scan_id, item, damage.code, str(damage)))
-    scan.skipped += [
-        skip(config, files.scan_id, f"frame {problem.frame_index}", problem.code, problem.reason)
-        for problem in problems
-    ]
     scan.is_annotated, faults = write_annotation(files, folder, world, config, nyu40)
     scan.skipped += faults
     write_whole(folder / "conversion.json", json.dumps({"key": key}).encode())
@@ -171,6 +154,31 @@ def open_scan(
         for start in range(0, len(indices), config.stretch)
     ]
     return scan
+
+
+def _frames(
+    files: ScanFiles, config: ScannetConfig
+) -> tuple[SensHeader, tuple[int, ...], list[Skipped]]:
+    """Return the header, the frames to convert, and what is wrong with the recording."""
+    with open_store(files.source) as store:
+        header, found, damage = store.header, store.indices, store.damage
+        problems = store.problems
+    count, indices = len(found), found[:: config.every]
+    if len(indices) < 2:
+        why = "" if damage is None else f" ({damage})"
+        raise DataError(
+            f"{files.source}: {count} frames and every={config.every} leave {len(indices)}, "
+            f"expected at least 2; lower it or copy the file again{why}"
+        )
+    skipped = [
+        skip(config, files.scan_id, f"frame {problem.frame_index}", problem.code, problem.reason)
+        for problem in problems
+    ]
+    if damage is not None:
+        missing = f"frames {count} to {header.num_frames - 1}"
+        item = missing if count < header.num_frames else "the IMU frames"
+        skipped.append(skip(config, files.scan_id, item, damage.code, str(damage)))
+    return header, indices, skipped
 
 
 def _clear(folder: Path) -> None:
