@@ -193,24 +193,8 @@ def make_sceneparser(folder: Path, count: int, seed: random.Random) -> list[str]
 
 
 WORDS = [
-    "the",
-    "a",
-    "red",
-    "brown",
-    "chair",
-    "table",
-    "left",
-    "right",
-    "two",
-    "2",
-    "yes",
-    "no",
-    "of",
-    "next",
-    "to",
-    "is",
-    "near",
-    "wall",
+    *("the", "a", "red", "brown", "chair", "table", "left", "right", "two", "2", "yes", "no"),
+    *("of", "next", "to", "is", "near", "wall"),
 ]
 
 
