@@ -1,5 +1,6 @@
 """When two short answers say the same."""
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ _NUMBERED_WORD = re.compile(r"\b([a-zA-Z]+)([0-9])\b")
 _ARTICLE_BEFORE = tuple(re.compile(rf"\b{word}\b ([a-zA-Z]+)") for word in ("a", "an", "the"))
 
 
+@functools.lru_cache(maxsize=2**16)
 def clean_answer(text: str) -> str:
     """Return an answer as SQA3D's script normalises it before two answers are compared.
 

@@ -47,6 +47,11 @@ def read_predictions(path: Path, references: Mapping[str, Any], options: Options
     Raises:
         DataError: If a prediction has no answer.
     """
+    if path.suffix in (".p", ".pkl", ".pickle"):
+        raise DataError(
+            f"{path} is a pickle, which may run any program when it is opened, so it is never "
+            "opened; write pred.json, or lines of {question_id -> id, pred_answers_at10 -> answers}"
+        )
     if path.suffix == ".json":
         return collect(_official(path))
     if "pred_response" in first_object(path):

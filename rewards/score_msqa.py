@@ -72,6 +72,8 @@ def type_hits(kind: str) -> dict[str, int]:
 
 def cot_answer(text: str) -> str:
     """Return what stands in the first <answer> block of a reply, NO_CONTENT if there is none."""
+    if not any(end in text for end in ("</answer>", *ANSWER_TOKENS)):
+        return NO_CONTENT
     for token, tag in ANSWER_TOKENS.items():
         text = text.replace(token, tag)
     found = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)

@@ -192,6 +192,78 @@ def make_sceneparser(folder: Path, count: int, seed: random.Random) -> list[str]
     return []
 
 
+WORDS = [
+    *("the", "a", "red", "brown", "chair", "table", "left", "right", "two", "2", "yes", "no"),
+    *("of", "next", "to", "is", "near", "wall"),
+]
+
+
+def phrase(random_: random.Random) -> str:
+    return " ".join(random_.choices(WORDS, k=random_.randint(1, 4)))
+
+
+def make_scanqa(folder: Path, count: int, seed: random.Random) -> list[str]:
+    asked = ("Where is it?", "How many are there?", "What color is it?", "What is it?")
+    rows, predictions = [], []
+    for i in range(count):
+        row = {"scene_id": "scene0000_00", "question_id": f"val-{i}", "question": asked[i % 4]}
+        rows.append({**row, "answers": [phrase(seed) for _ in range(1 + i % 3)]})
+        predictions.append({"id": f"val-{i}", "answers": [phrase(seed) for _ in range(10)]})
+    (folder / "references.json").write_text(json.dumps(rows))
+    write_lines(folder / "predictions.jsonl", iter(predictions))
+    return []
+
+
+def make_sqa3d(folder: Path, count: int, seed: random.Random) -> list[str]:
+    kinds = ("What is it?", "Is it red?", "How many?", "Can I see it?", "Which way?", "Where?")
+    asked, true = [], []
+    for i in range(count):
+        row = {"question_id": i, "scene_id": "scene0000_00"}
+        asked.append({**row, "situation": "I sit.", "question": kinds[i % 6]})
+        place = {"position": {"x": 0, "y": 0, "z": 0}, "rotation": None}
+        true.append({**row, **place, "answers": [{"answer": phrase(seed)}]})
+    (folder / "references.json").write_text(json.dumps({"questions": asked}))
+    (folder / "answers").write_text(json.dumps({"annotations": true}))
+    rows = ({"id": str(i), "answer": phrase(seed)} for i in range(count))
+    write_lines(folder / "predictions.jsonl", rows)
+    return ["--annotations", str(folder / "answers")]
+
+
+def make_msqa(folder: Path, count: int, seed: random.Random) -> list[str]:
+    kinds = ("counting", "existence", "attribute", "spatial relationship", "navigation", "refer")
+    rows = [
+        {
+            **{"index": i, "scan_id": "scene0000_00", "situation": "I sit.", "question": "What?"},
+            **{"answers": [phrase(seed)], "type": kinds[i % 6], "raw_thought": ""},
+        }
+        for i in range(count)
+    ]
+    (folder / "references.json").write_text(json.dumps(rows))
+    found = ({"id": str(i), "answer": phrase(seed)} for i in range(count))
+    write_lines(folder / "predictions.jsonl", found)
+    return []
+
+
+def make_beacon3d(folder: Path, count: int, seed: random.Random) -> list[str]:
+    scenes: dict[str, Any] = {}
+    predictions, verdicts = [], []
+    for i in range(count // 3):
+        scene = f"scene{i // 300:04d}_00"
+        asked = [
+            {"question": f"{k} of {i}?", "answer": phrase(seed), "tag": "class"} for k in range(3)
+        ]
+        objects = scenes.setdefault(scene, {}).setdefault("box", {})
+        objects[str(i)] = {"qa": [{**row, "extra_knowledge": 0} for row in asked]}
+        for k in range(3):
+            item = f"{scene}|box|{i}|{k}"
+            predictions.append({"id": item, "answer": phrase(seed)})
+            verdicts.append({"id": item, "score": seed.randint(1, 5)})
+    (folder / "references.json").write_text(json.dumps(scenes))
+    write_lines(folder / "predictions.jsonl", iter(predictions))
+    write_lines(folder / "verdicts", iter(verdicts))
+    return ["--judge", str(folder / "verdicts")]
+
+
 MAKERS: dict[str, Callable[[Path, int, random.Random], list[str]]] = {
     "scanrefer": make_scanrefer,
     "nr3d": make_nr3d,
@@ -199,6 +271,10 @@ MAKERS: dict[str, Callable[[Path, int, random.Random], list[str]]] = {
     "vsibench": make_vsibench,
     "temporal": make_temporal,
     "sceneparser": make_sceneparser,
+    "scanqa": make_scanqa,
+    "sqa3d": make_sqa3d,
+    "msqa": make_msqa,
+    "beacon3d-qa": make_beacon3d,
 }
 
 
@@ -209,7 +285,13 @@ def measure(name: str, folder: Path, options: list[str]) -> tuple[float, float, 
     command += ["--predictions", str(folder / "predictions.jsonl"), "--references", str(references)]
     command += ["--json", str(folder / "out.json"), "--items", str(folder / "items.jsonl")]
     begin = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Without Java: METEOR is a program of its own, which takes about a millisecond a text.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PATH": ""},
+    )
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{name}: exit status {os.waitstatus_to_exitcode(status)}: {command}")
