@@ -35,6 +35,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_chain_answers_scores_and_goes_on_from_any_step(world: Path, tmp_path: Path) -> None:
     data = ["--data", str(world / "data"), "--references", str(world / "truth.jsonl")]
     command = [*COMMAND, *data, "--output", str(tmp_path), *SETTINGS]
