@@ -19,7 +19,7 @@ _FENCE = re.compile(r"```json\s*(.*?)\s*```", re.DOTALL)
 _TOKEN = re.compile(r"<(\d+)>")
 
 
-def parse_objects(text: str, image_size: tuple[int, int]) -> list[dict[str, Any]] | ParseError:
+def parse_objects(text: str, image_size: tuple[float, float]) -> list[dict[str, Any]] | ParseError:
     """Read the objects of a reply, coordinates in pixels.
 
     The first fenced block counts, else everything from the first { to the last }. Entries that are
@@ -57,7 +57,7 @@ def _json_text(text: str) -> str:
     return text[start : end + 1] if -1 < start < end else ""
 
 
-def _object(item: dict[str, Any], image_size: tuple[int, int]) -> dict[str, Any]:
+def _object(item: dict[str, Any], image_size: tuple[float, float]) -> dict[str, Any]:
     parts = [
         {
             "part_name": part.get("part_name"),
@@ -84,7 +84,7 @@ def _dicts(value: Any) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def to_pixels(value: Any, image_size: tuple[int, int], count: int) -> list[float] | None:
+def to_pixels(value: Any, image_size: tuple[float, float], count: int) -> list[float] | None:
     """Return the coordinates of a box (count 4) or a point (count 2) in pixels, None if unreadable.
 
     "<x0><y0><x1><y1>" are bins 0..999. Of numbers, the largest says what they are: up to 1 shares
@@ -110,5 +110,5 @@ def to_pixels(value: Any, image_size: tuple[int, int], count: int) -> list[float
     return _scaled(numbers, image_size, LAST_BIN) if largest <= LAST_BIN else numbers
 
 
-def _scaled(numbers: list[float], image_size: tuple[int, int], unit: float) -> list[float]:
+def _scaled(numbers: list[float], image_size: tuple[float, float], unit: float) -> list[float]:
     return [number / unit * image_size[at % 2] for at, number in enumerate(numbers)]
