@@ -1,6 +1,9 @@
 """The compiled lift against its torch twin: the same voxels to the last digit."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,7 +210,31 @@ def test_compiled_neighbour_searches_equal_their_twins(count: int, dtype: torch.
     assert torch.equal(ours, keep_statistical(points, 6, 1.5, backend="torch"))
 
 
-needs_interpreter = pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET") != "1" and not torch.cuda.is_available(),
-    reason="no GPU, and TRITON_INTERPRET is not 1",
-)
+def triton_equals_the_twin(device: str) -> None:
+    for size, num, color in (((9, 7), 3, True), ((1, 1), 1, False), ((13, 5), 66, True)):
+        views, cam = frames(num, num, size, color), camera(size)
+        objects = [cut_patches(masks(seed, num, size), cam) for seed in (0, 1)] + [[]]
+        for chosen in (SETTINGS, FuseSettings(voxel_m=0.3, max_vote_views=2)):
+            same(
+                fuse_objects(views, objects, cam, chosen, device, backend="triton"),
+                fuse_objects(views, objects, cam, chosen, device, backend="torch"),
+            )
+
+
+def test_triton_kernels_equal_the_twin_under_the_interpreter() -> None:
+    # The interpreter has to be chosen before Triton is imported: a process of its own.
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_fuse import triton_equals_the_twin as check; check('cpu')"
+    )
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_triton_kernels_equal_the_twin_on_a_gpu() -> None:
+    triton_equals_the_twin("cuda")
