@@ -32,6 +32,10 @@ BENCHES: dict[str, tuple[str, str]] = {
         "scenerl.launch.bench_learner",
         "a group forward and backward: one packed sequence against TRL's padded batch",
     ),
+    "loop": (
+        "scenerl.launch.bench_loop",
+        "the training loop: rollouts beside the update against one after the other",
+    ),
     "logprobs": (
         "scenerl.launch.bench_logprobs",
         "log-prob and entropy from hidden states: tiles of the vocabulary against TRL and torch",

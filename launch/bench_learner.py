@@ -45,7 +45,10 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
 
 
 def random_model(*, large: bool) -> Any:
-    """Make a Qwen2.5-VL: as large as the 3B, or one of its layers at an eighth of the width."""
+    """Make a Qwen2.5-VL: as large as the 3B, or one layer of it at an eighth of the width.
+
+    The small one's vision tower attends in windows only, as 28 of the 3B's 32 layers do.
+    """
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -59,7 +62,7 @@ def random_model(*, large: bool) -> Any:
     }  # fmt: skip
     vision = {
         "depth": 1, "hidden_size": 160, "intermediate_size": 432, "num_heads": 4,
-        "out_hidden_size": 256, "fullatt_block_indexes": [0],
+        "out_hidden_size": 256, "fullatt_block_indexes": [],
     }  # fmt: skip
     if large:
         text |= {
