@@ -264,7 +264,7 @@ def judge_all(
             f" of {len(records)} answers, first {first}: {failures[first]}; the others are kept in "
             f"{path}, run again to go on from there"
         )
-    return verdicts
+    return {record.item_id: verdicts[record.item_id] for record in records}
 
 
 def _answers(verdict: Verdict, record: JudgeRecord, model: str, prompt: JudgePrompt) -> bool:

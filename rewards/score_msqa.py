@@ -8,7 +8,7 @@ variants (arXiv:2510.16714).
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from scenerl.rewards.benchmark import DEFAULT_BOOTSTRAP, Bootstrap, ItemScore, R
 from scenerl.rewards.bootstrap import Statistic, estimate, mean
 from scenerl.rewards.judge import JudgeRecord, Verdict, percent, verdict_notes
 
+Sums: TypeAlias = npt.NDArray[np.float64]
 TYPES: Final = (
     *("counting", "existence", "attribute", "spatial relationship", "navigation", "refer"),
     *("affordance", "description", "room type"),
@@ -300,22 +301,22 @@ def grounding_statistics(answers: Sequence[ProbedAnswer | None]) -> list[Statist
     ).T.copy()
     eps = 1e-7
 
-    def f1(tp: npt.NDArray[np.float64], fp: npt.NDArray[np.float64], fn: npt.NDArray[np.float64]):  # type: ignore[no-untyped-def]
+    def f1(tp: Sums, fp: Sums, fn: Sums) -> Sums:
         precision, recall = tp / (tp + fp + eps), tp / (tp + fn + eps)
         return 2 * (precision * recall) / (precision + recall + eps)
 
-    def share(top: npt.NDArray[np.float64], other: npt.NDArray[np.float64]):  # type: ignore[no-untyped-def]
+    def share(top: Sums, other: Sums) -> Sums:
         return top / (top + other + eps)
 
     tp, fp, fn, tn, right, items = table
-    parts: list[tuple[str, tuple[npt.NDArray[np.float64], ...], Callable[..., object]]] = [
+    parts: list[tuple[str, tuple[Sums, ...], Callable[..., Sums]]] = [
         ("precision", (tp, fp), share),
         ("recall", (tp, fn), share),
         ("f1", (tp, fp, fn), f1),
         ("fpr", (fp, tn), share),
     ]
     found = [
-        Statistic(name=f"grounding/{name}", columns=columns, compute=compute, count=len(probed))  # type: ignore[arg-type]
+        Statistic(name=f"grounding/{name}", columns=columns, compute=compute, count=len(probed))
         for name, columns, compute in parts
     ]
     return [
