@@ -19,7 +19,7 @@ from scenerl.preprocess.store import read_samples, write_samples
 
 pytestmark = pytest.mark.slow  # vLLM's server starts for a minute
 
-START_TIMEOUT_S = 240
+START_TIMEOUT_S = 400
 ARGUMENTS = [
     *("--served-model-name", "m", "--host", "127.0.0.1", "--max-model-len", "2048"),
     *("--limit-mm-per-prompt", '{"image": 4}', "--enforce-eager", "--dtype", "float32"),
