@@ -36,7 +36,9 @@ def cell_key(x, y, z):
 def first_place(key, size):
     """Return where the search of a key begins in a table of `size` places."""
     mixed = key * np.int64(-7046029254386353131)  # 2^64 / golden ratio
-    return (mixed >> 24) & (size - 1)
+    # Low bits of a product know nothing of the high bits of the key, which hold x: fold them in.
+    mixed = (mixed ^ (mixed >> 32)) * np.int64(-7046029254386353131)
+    return (mixed >> 32) & (size - 1)
 
 
 @numba.njit(cache=True, nogil=True)

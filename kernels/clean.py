@@ -41,7 +41,10 @@ def keep_statistical(
     if len(points) < 2 or neighbors < 2:
         return torch.ones(len(points), dtype=torch.bool, device=points.device)
     nearest = neighbor_distances(points.double(), min(neighbors, len(points)), backend)
-    distance = nearest.mean(dim=1)
+    if is_compiled(points, backend):
+        distance = torch.from_numpy(nearest.numpy().mean(axis=1))
+    else:
+        distance = nearest.mean(dim=1)
     positive = distance[distance > 0]
     if len(positive) == 0 or positive.amax() - positive.amin() <= 1e-9:
         return distance > 0 if len(positive) else torch.ones_like(distance, dtype=torch.bool)

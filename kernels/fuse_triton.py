@@ -85,7 +85,8 @@ def _fuse_kernel(
 @triton.jit
 def _insert(keys, key, good, places, BLOCK: tl.constexpr):
     """Return the place of each key; lanes that are done knock at the place past the end."""
-    place = ((key * -7046029254386353131) >> 24) & (places - 1)
+    mixed = key * -7046029254386353131  # as kernels/cells_numba.py: first_place
+    place = (((mixed ^ (mixed >> 32)) * -7046029254386353131) >> 32) & (places - 1)
     pending = good
     while tl.max(pending.to(tl.int32), axis=0) > 0:
         door = tl.where(pending, place, places)

@@ -65,7 +65,7 @@ def _peers(path: Path) -> tuple[dict[str, Callable[[list[int]], object]], tuple[
     from scenerl.preprocess.video import read_frames
 
     readers: dict[str, Callable[[list[int]], object]] = {
-        "decord": lambda indices: read_frames(path, indices, decoder="decord"),
+        "decord": partial(_read_decord_plainly, path),
         "PyAV": lambda indices: read_frames(path, indices, decoder="pyav"),
         "OpenCV": partial(_read_opencv, path),
     }
@@ -78,6 +78,13 @@ def _peers(path: Path) -> tuple[dict[str, Callable[[list[int]], object]], tuple[
         else:
             found[name] = reader
     return found, tuple(left_out)
+
+
+def _read_decord_plainly(path: Path, indices: list[int]) -> object:
+    """Ask decord for frames in the given order, as its users do."""
+    from scenerl.preprocess.video import open_decord
+
+    return open_decord(str(path)).get_batch(indices).asnumpy()
 
 
 def _read_opencv(path: Path, indices: list[int]) -> object:

@@ -72,10 +72,12 @@ def read_frames(
         raise DataError(f"{path} has {info.num_frames} frames; there is no frame {outside[0]}")
     if not chosen:
         return np.zeros((0, info.height, info.width, 3), np.uint8)
+    # In order and each once: going back costs a seek to the key frame before, seconds in all.
+    ordered = sorted(set(chosen))
     frames: np.ndarray = _with_fallback(
-        str(path), decoder, lambda p: _read_decord(p, chosen), lambda p: _read_pyav(p, chosen)
+        str(path), decoder, lambda p: _read_decord(p, ordered), lambda p: _read_pyav(p, ordered)
     )
-    return frames
+    return frames if chosen == ordered else frames[np.searchsorted(ordered, chosen)]
 
 
 def count_packets(path: str | Path) -> int:
@@ -169,21 +171,22 @@ def _decord_errors() -> tuple[type[Exception], ...]:
     return (decord.DECORDError, RuntimeError, OSError, IndexError)
 
 
-def _open_decord(path: str) -> Any:
+def open_decord(path: str) -> Any:
+    """Return decord's reader of a file, with one thread."""
     import decord
 
     return decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
 
 
 def _probe_decord(path: str) -> VideoInfo:
-    reader = _open_decord(path)
+    reader = open_decord(path)
     height, width = reader[0].shape[:2]
     starts = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0].astype(float)
     return _info(starts.tolist(), float(reader.get_avg_fps()), width, height)
 
 
 def _read_decord(path: str, indices: list[int]) -> np.ndarray:
-    frames = _open_decord(path).get_batch(indices).asnumpy()
+    frames = open_decord(path).get_batch(indices).asnumpy()
     return np.asarray(frames, np.uint8)
 
 

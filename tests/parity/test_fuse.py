@@ -211,9 +211,9 @@ def test_compiled_neighbour_searches_equal_their_twins(count: int, dtype: torch.
 
 
 def triton_equals_the_twin(device: str) -> None:
-    for size, num, color in (((9, 7), 3, True), ((1, 1), 1, False), ((13, 5), 66, True)):
+    for size, num, color in (((5, 3), 3, True), ((1, 1), 1, False)):
         views, cam = frames(num, num, size, color), camera(size)
-        objects = [cut_patches(masks(seed, num, size), cam) for seed in (0, 1)] + [[]]
+        objects = [cut_patches(masks(num, num, size), cam), []]
         for chosen in (SETTINGS, FuseSettings(voxel_m=0.3, max_vote_views=2)):
             same(
                 fuse_objects(views, objects, cam, chosen, device, backend="triton"),
@@ -221,6 +221,7 @@ def triton_equals_the_twin(device: str) -> None:
             )
 
 
+@pytest.mark.slow
 def test_triton_kernels_equal_the_twin_under_the_interpreter() -> None:
     # The interpreter has to be chosen before Triton is imported: a process of its own.
     code = (

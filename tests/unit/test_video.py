@@ -59,6 +59,19 @@ def test_both_decoders_give_the_same_right_frames(clip: tuple[Path, np.ndarray])
     np.testing.assert_array_equal(one[0], one[3])
 
 
+@pytest.mark.parametrize(
+    "indices", [range(20), [0, 6, 13, 19], [17, 3, 11, 3], range(8, 14)], ids=str
+)
+def test_every_access_pattern_gives_the_frames_of_a_plain_read(
+    clip: tuple[Path, np.ndarray], indices: list[int]
+) -> None:
+    every = read_frames(clip[0], range(20), decoder="pyav")
+    for decoder in ("auto", "decord", "pyav"):
+        np.testing.assert_array_equal(
+            read_frames(clip[0], indices, decoder=decoder), every[indices]
+        )
+
+
 def test_pyav_takes_over_where_decord_fails(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
