@@ -52,10 +52,10 @@ def _neighbor_distances_numba(points: np.ndarray, count: int) -> np.ndarray:
     from scenerl.kernels.cells_numba import build_grid, nearest, nearest_of_all
 
     out, todo = np.empty((len(points), count)), np.ones(len(points), bool)
-    # numpy: torch's own threads would wait for each other on a busy machine
-    sample = points[:: max(1, len(points) // SAMPLE_SIZE)]
-    gap = np.linalg.norm(sample[:, None] - points, axis=2)
-    reach = np.partition(gap, count - 1, axis=1)[:, count - 1]
+    sample = points[:: max(1, len(points) // 16)]
+    reach = [
+        np.sqrt(np.partition(((points - p) ** 2).sum(axis=1), count - 1)[count - 1]) for p in sample
+    ]
     # Small at first: points that a grid leaves unsettled have few neighbours in it.
     cell = max(float(np.quantile(reach, 0.15)), 1e-9)
     while np.count_nonzero(todo) > FEW_POINTS:
