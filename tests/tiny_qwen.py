@@ -8,6 +8,7 @@ from torch import Tensor
 
 from scenerl.envs.records import ParseError, Prompt
 from scenerl.preprocess.records import Media, Sample, Target
+from scenerl.rl.metrics import WALL_CLOCK
 from scenerl.rl.records import SftExample, TrainBatch, TrainGroup
 from scenerl.rollout.encode import content_hash
 from scenerl.rollout.records import Completion, EncodedPrompt, Group, Rollout
@@ -223,3 +224,8 @@ def sft_examples() -> list[SftExample]:
         )
         for seed, kind in enumerate(["text", "image", "video"])
     ]
+
+
+def numbers_of(metrics):
+    """Leave out what a clock measured."""
+    return {name: value for name, value in metrics.items() if not name.startswith(WALL_CLOCK)}
