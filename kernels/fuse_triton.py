@@ -175,26 +175,32 @@ def fuse_object_triton(
     found = (keys[:places] != EMPTY).nonzero()[:, 0]
     found = found[keys[found].argsort()]
     low = (1 << 21) - 1
-    key = keys[found]
+    key, total = keys[found], sums[found]
     cells = torch.stack([key >> 42, (key >> 21) & low, key & low], dim=1) - OFFSET + base
-    counts = sums[found, 6]
     corners = origin + cells.double() * settings.voxel_m
-    points = corners + sums[found, :3].double() / UNIT / counts[:, None]
-    voters, ballots = settings.voters(patches), torch.zeros(2, len(found), device=device).long()
-    if voters and len(found):
-        asked, asked_masks = _upload(voters, [patch.mask.size for patch in voters], device)
-        _vote_kernel[(len(voters), triton.cdiv(len(found), BLOCK))](
-            dense.depth_m, asked_masks, asked, dense.poses, numbers, points.T.contiguous(),
-            ballots[0], ballots[1], len(found), height, width, BLOCK=BLOCK, enable_fp_fusion=False,
-        )  # fmt: skip
+    points = corners + total[:, :3].double() / UNIT / total[:, 6:7]
+    ballots = _votes(dense, settings.voters(patches), points, numbers)
     return Voxels(
         points=points.cpu().numpy(),
-        colors=(sums[found, 3:6] / counts[:, None].double()).cpu().numpy(),
-        counts=counts.cpu().numpy(),
+        colors=(total[:, 3:6] / total[:, 6:7].double()).cpu().numpy(),
+        counts=total[:, 6].cpu().numpy(),
         could_see=ballots[0].cpu().numpy(),
         marks=ballots[1].cpu().numpy(),
         views=bits[found].cpu().numpy().view(np.uint64),
     )
+
+
+def _votes(dense: DenseViews, voters: Sequence[Patch], points: Tensor, numbers: Tensor) -> Tensor:
+    """Count the votes of the views, int64 [could see or marks, points]."""
+    (_, height, width), count = dense.depth_m.shape, len(points)
+    ballots = torch.zeros(2, count, dtype=torch.int64, device=points.device)
+    if voters and count:
+        table, masks = _upload(voters, [patch.mask.size for patch in voters], points.device)
+        _vote_kernel[(len(voters), triton.cdiv(count, BLOCK))](
+            dense.depth_m, masks, table, dense.poses, numbers, points.T.contiguous(),
+            ballots[0], ballots[1], count, height, width, BLOCK=BLOCK, enable_fp_fusion=False,
+        )  # fmt: skip
+    return ballots
 
 
 def _upload(
