@@ -159,6 +159,8 @@ BENCHMARKS = {
             "launch score msqa --predictions results.json --references results.json "
             "--judge http://localhost:8000/v1 --judge-model judge --judge-verdicts verdicts.jsonl",
             "launch score msqa --predictions results.json --references results.json "
+            "--judge checkpoints/judge --judge-verdicts verdicts.jsonl",
+            "launch score msqa --predictions results.json --references results.json "
             "--judge verdicts.jsonl",
         ),
         read_references=read_msqa_references,

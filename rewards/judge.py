@@ -218,6 +218,23 @@ def recorded(records: Sequence[JudgeRecord], path: Path) -> dict[str, Verdict]:
     return {record.item_id: verdicts[record.item_id] for record in records}
 
 
+def kept(
+    records: Sequence[JudgeRecord], model: str, prompt: JudgePrompt, path: Path
+) -> dict[str, Verdict]:
+    """Return what the file holds of usable verdicts of a model on the records.
+
+    Raises:
+        DataError: If a line is no verdict.
+    """
+    _heal(path)
+    known = read_verdicts(path) if path.exists() else {}
+    return {
+        r.item_id: known[r.item_id]
+        for r in records
+        if r.item_id in known and _answers(known[r.item_id], r, model, prompt)
+    }
+
+
 def judge_all(
     records: Sequence[JudgeRecord],
     judge: Judge,
@@ -240,13 +257,7 @@ def judge_all(
     Raises:
         ResourceError: If the judge does not reply; says how many verdicts are kept.
     """
-    _heal(path)
-    known = read_verdicts(path) if path.exists() else {}
-    verdicts = {
-        r.item_id: known[r.item_id]
-        for r in records
-        if r.item_id in known and _answers(known[r.item_id], r, judge.model, prompt)
-    }
+    verdicts = kept(records, judge.model, prompt, path)
     waiting = [r for r in records if r.item_id not in verdicts]
     if verdicts:
         logger.info("%s: %d verdicts are there, %d to ask", path, len(verdicts), len(waiting))

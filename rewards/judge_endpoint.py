@@ -1,4 +1,4 @@
-"""A judge behind an OpenAI-compatible endpoint: a hosted model, or `vllm serve` on this machine."""
+"""A judge behind an OpenAI-compatible endpoint: a hosted model, or vLLM on this machine."""
 
 import http.client
 import json
@@ -33,6 +33,8 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 _OPENER: Final = urllib.request.build_opener(_NoRedirect)
+_DIRECT: Final = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
+"""For this machine, which no proxy stands before."""
 
 
 class _TryAgain(Exception):
@@ -107,8 +109,10 @@ class EndpointJudge:
             headers=headers,
             method="POST",
         )
+        host = urllib.parse.urlsplit(self.url).hostname
+        opener = _DIRECT if host in ("127.0.0.1", "::1", "localhost") else _OPENER
         try:
-            with _OPENER.open(request, timeout=self.timeout_s) as response:
+            with opener.open(request, timeout=self.timeout_s) as response:
                 raw = response.read(_LONGEST_REPLY + 1)
         except urllib.error.HTTPError as error:
             raise self._refused(error) from None

@@ -1,75 +1,37 @@
-"""`launch eval` against vLLM's own OpenAI-compatible server."""
+"""`launch eval` and the judge of `launch score` against vLLM's own OpenAI-compatible server."""
 
 import json
 import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from processes import descendants
 from tiny_checkpoint import tiny_checkpoint
 
 from scenerl.launch.cli import main
 from scenerl.preprocess.store import read_samples, write_samples
+from scenerl.rollout.vllm_server import VllmServer, serve
 
 pytestmark = pytest.mark.slow  # vLLM's server starts for a minute
 
-START_TIMEOUT_S = 400
 ARGUMENTS = [
-    *("--served-model-name", "m", "--host", "127.0.0.1", "--max-model-len", "2048"),
-    *("--limit-mm-per-prompt", '{"image": 4}', "--enforce-eager", "--dtype", "float32"),
-    *("--max-num-seqs", "8", "--skip-mm-profiling", "--generation-config", "vllm"),
+    *("--max-model-len", "2048", "--limit-mm-per-prompt", '{"image": 4}'),
+    *("--skip-mm-profiling", "--generation-config", "vllm"),
 ]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    root = tmp_path_factory.mktemp("server")
-    tiny_checkpoint(root / "model")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--port", str(port)]
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1"}
-    environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
-    with (root / "log").open("wb") as log:
-        child = subprocess.Popen(
-            [*command, "--model", str(root / "model"), *ARGUMENTS],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
-    try:
-        wait_until_up(f"http://127.0.0.1:{port}/health", child, root / "log")
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        child.terminate()
-        try:
-            child.wait(30)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    folder = tiny_checkpoint(tmp_path_factory.mktemp("server") / "model")
+    with serve(folder, model="m", arguments=ARGUMENTS, start_timeout_s=400) as up:
+        yield up
 
 
-def wait_until_up(url: str, child: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        assert child.poll() is None, log.read_text()[-4000:]
-        try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.5)
-    pytest.fail(f"vLLM's server was not up within {START_TIMEOUT_S} s: {log.read_text()[-2000:]}")
-
-
-def test_frames_reach_a_real_server_and_greedy_answers_repeat(server: str, tmp_path: Path) -> None:
+def test_frames_reach_a_real_server_and_greedy_answers_repeat(
+    server: VllmServer, tmp_path: Path
+) -> None:
     data = tmp_path / "data"
     rooms = ["preprocess", "rooms", "--output", str(data), "--train", "0", "--test", "1"]
     assert main([*rooms, "--frames", "6", "--width", "112", "--height", "84"]) == 0
@@ -79,7 +41,8 @@ def test_frames_reach_a_real_server_and_greedy_answers_repeat(server: str, tmp_p
         for at, sample in enumerate(found[:3])
     ]
     write_samples(data, mine)
-    command = ["eval", "scanqa", "--model", server, "--model-name", "m", "--data", str(data)]
+    command = ["eval", "scanqa", "--model", server.url, "--model-name", "m"]
+    command += ["--api-key-env", server.key_variable, "--data", str(data)]
     command += ["env.num_frames=2", "env.video_total_pixels=20000", "env.video_min_pixels=784"]
     outputs = []
     for name in ("one", "two"):
@@ -90,3 +53,27 @@ def test_frames_reach_a_real_server_and_greedy_answers_repeat(server: str, tmp_p
         assert all(row["samples"][0]["num_tokens"] == 32 for row in rows)  # random weights go on
         outputs.append([row["samples"][0]["output"] for row in rows])
     assert outputs[0] == outputs[1]
+
+
+def test_a_checkpoint_judges_and_leaves_no_process(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "judge")
+    rows = [
+        {"index": n, "question": "Is it?", "response_gt": ["yes"], "response_pred": text, "type": t}
+        for n, (text, t) in enumerate((("Yes", "existence"), ("no", "refer")))
+    ]
+    results, verdicts, out = (tmp_path / name for name in ("r.json", "v.jsonl", "out.json"))
+    results.write_text(json.dumps(rows))
+    before = set(descendants(os.getpid()))
+    command = ["score", "msqa", "--predictions", str(results), "--references", str(results)]
+    command += ["--judge", str(folder), "--judge-verdicts", str(verdicts), "--json", str(out)]
+    assert main([*command, "--judge-timeout", "200"]) == 0
+    assert set(descendants(os.getpid())) == before
+    head, *kept = [json.loads(line) for line in verdicts.read_text().splitlines()]
+    assert head["model"] == str(folder.resolve())
+    assert sorted(row["id"] for row in kept) == ["0", "1"]
+    unparsable = [row for row in kept if row["score"] is None]
+    notes = json.loads(out.read_text())["notes"]
+    assert any(note.startswith(f"judged by {folder.resolve()}") for note in notes)
+    counted = [n for n in notes if n.startswith(f"{len(unparsable)} replies of the judge have no")]
+    assert len(counted) == bool(unparsable)
+    assert all(row["id"] in counted[0] for row in unparsable)

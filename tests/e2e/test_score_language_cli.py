@@ -203,6 +203,7 @@ def test_msqa_reads_results_that_hold_their_truth_and_names_the_judge(tmp_path: 
         (["--judge", "no/such/file.jsonl"], 65),
         (["--judge", "http://localhost:1/v1"], 64),
         (["--judge", "http://localhost:1/v1", "--judge-model", "m"], 64),
+        (["--judge", "/"], 65),  # a folder without config.json
         (["--judge", "ftp://x", "--judge-model", "m", "--judge-verdicts", "v.jsonl"], 64),
     ],
 )
