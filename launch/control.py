@@ -166,7 +166,10 @@ def is_locked(run: Path) -> bool:
 
 def status(arguments: argparse.Namespace) -> int:
     """Print where runs stand."""
-    found = [read_status(run) for run in arguments.run]
+    runs = [run for run in arguments.run if (run / "config.yaml").is_file()]
+    for other in set(arguments.run) - set(runs) if runs else ():  # `runs/*` names others too
+        print(f"{other}: not a run directory", file=sys.stderr)
+    found = [read_status(run) for run in runs or arguments.run]
     for item in found:
         if arguments.json:
             print(json.dumps(dataclasses.asdict(item)))

@@ -59,6 +59,7 @@ def test_the_worst_of_several_runs_is_the_exit_code(run: Path, tmp_path: Path) -
     (other / "config.yaml").write_text("# launch sft\nsft: {max_steps: 4}\n")
     end(other, 70, "a bug")
     assert main(["status", str(run), str(other)]) == 70
+    assert main(["status", str(run), str(tmp_path)]) == 0
 
 
 @pytest.mark.parametrize("command", ["status", "logs", "stop", "resume", "audit"])
