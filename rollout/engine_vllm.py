@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -191,6 +192,7 @@ class VllmEngine:
 
 def _start(spec: EngineSpec) -> Any:
     """Start vLLM's engine with the settings that suit rollouts."""
+    _shield_llvmlite()
     from vllm import EngineArgs
     from vllm.platforms import current_platform
     from vllm.v1.engine.llm_engine import LLMEngine
@@ -248,3 +250,26 @@ def _follow_tied_embeddings(model: Any) -> None:
         return
     head.tie_weights(language.model.embed_tokens)
     head.quant_method.process_weights_after_loading(head)
+
+
+def _shield_llvmlite() -> None:
+    """Let vLLM look through the modules of a process that has run numba.
+
+    vLLM 0.32 asks every object of every module for ``__dict__``; llvmlite's library object answers
+    any name, that one too, with a foreign function, and vLLM then fails on it.
+    """
+    module = sys.modules.get("llvmlite.binding.ffi")
+    if module is None:
+        return
+    kind = type(module.lib)
+    answer = kind.__getattr__
+    if getattr(answer, "is_shield", False):
+        return
+
+    def shielded(self: Any, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return answer(self, name)
+
+    shielded.is_shield = True  # type: ignore[attr-defined]
+    kind.__getattr__ = shielded
