@@ -210,7 +210,7 @@ def test_compiled_neighbour_searches_equal_their_twins(count: int, dtype: torch.
     assert torch.equal(ours, keep_statistical(points, 6, 1.5, backend="torch"))
 
 
-SMALL = (((5, 3), 3, True), ((1, 1), 1, False), ((130, 34), 1, True))
+SMALL = (((5, 3), 3, True), ((1, 1), 1, False), ((130, 2), 1, True), ((2, 34), 1, False))
 """Size, frames, colour: within one tile, one pixel, and over the edges of tiles."""
 LARGE = (((640, 480), 3, True), ((333, 77), 70, True), ((64, 96), 130, False))
 
