@@ -71,6 +71,7 @@ def main(argv: list[str], command: str) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="timed calls of each (default 5)")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--threads", type=int, help="threads of each; default: all cores")
+    parser.add_argument("--device", default="cpu", help="torch device, for lift: cpu or cuda")
     arguments = parser.parse_args(argv)
     if arguments.rounds < 1:
         parser.error(f"--rounds is {arguments.rounds}, expected at least 1")
@@ -79,7 +80,7 @@ def main(argv: list[str], command: str) -> int:
     try:
         with _threads(threads):
             module = importlib.import_module(BENCHES[arguments.name][0])
-            settings = BenchSettings(quick=arguments.quick)
+            settings = BenchSettings(quick=arguments.quick, device=arguments.device)
             rows = run_comparisons(module.comparisons(settings), arguments.rounds)
     except Exception as error:
         code = exit_code(error)
