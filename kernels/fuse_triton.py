@@ -155,7 +155,11 @@ def _fuse_columns(
     u = left + tl.arange(0, 32)
     image, pose = depth + view * height * width, poses + view * 16
     near, far = tl.load(numbers + 4).to(tl.float32), tl.load(numbers + 5).to(tl.float32)
-    jump, voxel, unit = tl.load(numbers + 6).to(tl.float32), tl.load(numbers + 7), tl.load(numbers + 8)
+    jump, voxel, unit = (
+        tl.load(numbers + 6).to(tl.float32),
+        tl.load(numbers + 7),
+        tl.load(numbers + 8),
+    )
     ox, oy, oz = tl.load(numbers + 10), tl.load(numbers + 11), tl.load(numbers + 12)
     bx, by = tl.load(numbers + 13), tl.load(numbers + 14)
     bz = tl.load(numbers + 15)

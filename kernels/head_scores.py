@@ -183,8 +183,11 @@ def _tile_passes(hidden: Tensor) -> tuple[Any, Any]:
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add in float32 without rounding the product to the inputs' dtype first, where torch can."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
+    elif left.is_cuda:
+        torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
     else:
         total.add_(left @ right)
 

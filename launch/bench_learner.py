@@ -6,7 +6,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from scenerl.launch.measure import BenchSettings, Comparison, Entry
+from scenerl.launch.measure import BenchSettings, Comparison, Entry, count_flops, matmul_speed
 
 PACKAGES = ("transformers", "trl")
 IMAGE, VIDEO, VISION_START, VISION_END = 4, 5, 6, 7
@@ -22,9 +22,10 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
     from scenerl.rl.forward import Pack, PackedPolicy
 
     on_gpu = torch.cuda.is_available()
-    model = random_model(large=on_gpu and not settings.quick)
-    device = "cuda" if on_gpu else "cpu"
-    model = model.to(device, torch.bfloat16 if on_gpu else torch.float32)
+    with torch.device("cuda" if on_gpu else "cpu"):
+        model = random_model(large=on_gpu and not settings.quick)
+    model = model.to(torch.bfloat16 if on_gpu else torch.float32)
+    peak = matmul_speed("cuda", torch.bfloat16) if on_gpu else None
     packed = PackedPolicy(model)
     for prompt, completion, size in ((160, 12, 4),) if settings.quick else SHAPES:
         encoded = image_prompt(model.config, prompt)
@@ -34,13 +35,21 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
         pack = Pack(encoded=encoded, completion_ids=tuple(ids))
         padded = PaddedBatch(model, encoded, ids)
         _check(packed, pack, padded, atol=0.5 if on_gpu else 1e-3)
+        runs = (partial(_step, model, packed, pack), partial(_step, model, padded, None))
+        floors = [None if peak is None else 1000 * count_flops(run) / peak for run in runs]
         tokens = (size * (prompt + completion), pack.num_tokens)
         yield Comparison(
             case=f"prompt {prompt}, completions {completion}, group of {size}, "
             f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M weights "
             f"(tokens: {tokens[0]} against {tokens[1]}, {tokens[0] / tokens[1]:.2f} times fewer)",
-            ours=(Entry(name="scenerl, packed group", run=partial(_step, model, packed, pack)),),
-            peers=(Entry(name="TRL, padded batch", run=partial(_step, model, padded, None)),),
+            ours=(Entry(name="scenerl, packed group", run=runs[0], floor_ms=floors[0]),),
+            peers=(Entry(name="TRL, padded batch", run=runs[1], floor_ms=floors[1]),),
+            notes=()
+            if peak is None
+            else (
+                f"floor: the operations of each, recomputation included, at the card's measured "
+                f"{peak / 1e12:.0f} TFLOP/s",
+            ),
         )
 
 

@@ -1,5 +1,6 @@
 """The case `logprobs` of `launch bench`: hidden states to log-prob and entropy, and back."""
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -29,7 +30,8 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
                 .requires_grad_(trained),
                 ids=torch.randint(0, vocabulary, (tokens,), generator=generator).to(device),
             )
-            names = {"scenerl": ours, **PEERS}
+            peers, left_out = _peers(device)
+            names = {"scenerl": ours, **peers}
             check_agreement(inputs, names, atol=0.1 if dtype == torch.bfloat16 else 1e-4)
             entries = [Entry(name=n, run=partial(step, inputs, f)) for n, f in names.items()]
             yield Comparison(
@@ -37,10 +39,7 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
                 f"{str(dtype).removeprefix('torch.')}, {'trained' if trained else 'frozen'} head",
                 ours=(entries[0],),
                 peers=tuple(entries[1:]),
-                left_out=(
-                    "liger-kernel: its fused loss returns a loss and no log-probs per token; its "
-                    "kernels need a GPU",
-                ),
+                left_out=left_out,
             )
 
 
@@ -116,9 +115,40 @@ def _trl_with_entropy(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
     )
 
 
+def _trl_chunked(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
+    from trl.kernels import ChunkedLogProbFunction
+    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as CHUNK
+
+    found = ChunkedLogProbFunction.apply(
+        hidden, weight, None, ids, 1.0, CHUNK, None, 1.0, ("entropy",)
+    )
+    return found[0], found[1]
+
+
+def _liger(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
+    from liger_kernel.ops.fused_linear_cross_entropy import (
+        LigerFusedLinearCrossEntropyFunction,
+    )
+
+    found = LigerFusedLinearCrossEntropyFunction.apply(
+        hidden, weight, ids, None, None, -100, 0.0, 0.0, "none"
+    )
+    return -found[0], None
+
+
+def _peers(device: str) -> tuple[dict[str, Score], tuple[str, ...]]:
+    """Return what runs here, and what does not with its reason."""
+    if device == "cpu":
+        return PEERS, ("liger-kernel: its kernels need a GPU",)
+    if importlib.util.find_spec("liger_kernel") is None:
+        return PEERS, ("liger-kernel: not installed",)
+    return PEERS | {"liger-kernel fused cross-entropy, without entropy": _liger}, ()
+
+
 PEERS: dict[str, Score] = {
     "log_softmax + gather": _naive,
     "log_softmax + gather + entropy": _naive_with_entropy,
     "TRL selective_log_softmax": _trl,
     "TRL selective_log_softmax_and_entropy": _trl_with_entropy,
+    "TRL chunked head": _trl_chunked,
 }

@@ -152,6 +152,25 @@ def copy_bandwidth(device: str) -> float:
     return 2 * source.nbytes / (min(times) / 1000)
 
 
+def matmul_speed(device: str, dtype: Any) -> float:
+    """Return the operations per second of a product of 8192 x 8192 random matrices: best of ten."""
+    import torch
+
+    size = 8192
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    times = [_time_ms(lambda: left @ right) for _ in range(11)][1:]
+    return 2 * size**3 / (min(times) / 1000)
+
+
+def count_flops(run: Callable[[], object]) -> int:
+    """Return the operations of matrix products, convolutions and attention in one call."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
 def _time_ms(run: Callable[[], object]) -> float:
     gc.collect()
     synchronize()
