@@ -15,6 +15,7 @@ _CODES: dict[str, int] = {
     "ConfigError": BAD_CONFIG,
     "RewardError": BAD_CONFIG,
     "DataError": BAD_DATA,
+    "LostCommitsError": BAD_DATA,
     "ResourceError": NO_RESOURCES,
     "ActorLostError": STOPPED,
     "EndpointError": STOPPED,

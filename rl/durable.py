@@ -3,10 +3,14 @@
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")
+"""What `write_text` calls a file until it is whole."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -36,11 +40,31 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Add JSON objects to a file of lines and flush them to the disk."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(json_line(row) for row in rows))
+    """Add JSON objects to a file of lines and flush them to the disk.
+
+    A last line that a crash cut short goes first, or it would become one with the next.
+    """
+    with path.open("ab") as file:
+        _cut_torn_line(path, file.tell())
+        file.write("".join(json_line(row) for row in rows).encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def _cut_torn_line(path: Path, size: int) -> None:
+    with path.open("rb") as file:
+        file.seek(max(size - 1, 0))
+        if file.read(1) in (b"", b"\n"):
+            return
+        file.seek(0)
+        os.truncate(path, file.read().rfind(b"\n") + 1)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what `write_text` had not finished in a folder when its process died."""
+    for file in folder.glob(".*") if folder.is_dir() else ():
+        if _LEFTOVER.fullmatch(file.name):
+            file.unlink(missing_ok=True)
 
 
 def json_line(row: Mapping[str, Any]) -> str:

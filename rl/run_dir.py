@@ -20,7 +20,14 @@ import yaml
 from scenerl.configs.load import to_dict, to_yaml
 from scenerl.configs.schema import ConfigError, RunConfig
 from scenerl.rl.checkpoint import CheckpointStore
-from scenerl.rl.durable import append_line, append_lines, read_lines, write_json, write_lines
+from scenerl.rl.durable import (
+    append_line,
+    append_lines,
+    read_lines,
+    remove_leftovers,
+    write_json,
+    write_lines,
+)
 from scenerl.rl.durable import write_text as write_text_durably
 
 logger = logging.getLogger(__name__)
@@ -75,6 +82,8 @@ class RunDir:
             keep=config.train.save_total_limit,
             may_write=self.owns_run,
         )
+        for folder in (".", "journal", "rollouts", "eval", "predictions"):
+            remove_leftovers(self.path / folder)
         self._rollout_steps = max(config.log.rollout_steps, 1)
         (self.path / "STOP").unlink(missing_ok=True)
         (self.path / "exit.json").unlink(missing_ok=True)
