@@ -23,6 +23,16 @@ from scenerl.rollout.records import Completion, EncodedPrompt, Group
 logger = logging.getLogger(__name__)
 
 
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # When memory runs out the kernel decides, and it takes reward plug-ins first (they ask for it);
+    # Ray's own monitor knows only its workers and would end a learner for a plug-in's appetite.
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_worker_oom_score_adjustment": "100",
+}
+"""Of every process of a run's own Ray."""
+
+
 class ResourceError(RuntimeError):
     """The machines do not have what the plan needs."""
 
@@ -247,7 +257,7 @@ def start_ray(config: RunConfig, plan: Plan) -> None:
     Raises:
         ResourceError: If more nodes are wanted and no cluster is named.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.update(RAY_ENVIRONMENT)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ["OMP_NUM_THREADS"] = str(config.cluster.threads_per_actor)

@@ -200,7 +200,7 @@ def _train_in(run_dir: Any, config: RunConfig, plan: Plan, *, use_ray: bool) -> 
     def should_stop() -> str | None:
         return stop.reason or ("STOP file" if run_dir.stop_requested else None)
 
-    started = time.time()
+    started = time.monotonic()
     samples = read_split(config, config.data.train_split, config.data.max_train_samples)
     held_out = read_split(config, config.data.eval_split, config.data.max_eval_samples)
     spans_s = stage_spans(config)
@@ -212,7 +212,7 @@ def _train_in(run_dir: Any, config: RunConfig, plan: Plan, *, use_ray: bool) -> 
         fleet = open_fleet(config, plan, use_ray=use_ray)
         stack.callback(fleet.close)
         stop.install()
-        logger.info("engines and learners are ready after %.0f s", time.time() - started)
+        logger.info("engines and learners are ready after %.0f s", time.monotonic() - started)
         measure = Measurement(run_dir, config, fleet, should_stop)
         commit = run_dir.checkpoints.newest()
         metric_logger = stack.enter_context(_logger(run_dir, config, commit.step if commit else 0))

@@ -25,6 +25,7 @@ from scenerl.rl.durable import (
     sync_folder,
     sync_tree,
     write_json,
+    writing,
 )
 
 logger = logging.getLogger(__name__)
@@ -97,12 +98,14 @@ class CheckpointStore:
 
         Raises:
             CheckpointError: If another process has taken over the run.
+            DiskError: If the disk is full or read-only; the commits before are untouched.
         """
         folder = self.root / f"tmp.{step}.{uuid.uuid4().hex}"
-        folder.mkdir()
         try:
-            yield folder
-            self._seal(folder, step, metrics or {})
+            with writing(self.root / f"step_{step:06d}"):
+                folder.mkdir()
+                yield folder
+                self._seal(folder, step, metrics or {})
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -38,7 +38,7 @@ TOUCHES_THE_DISK = frozenset(
         "write_end_of_file",
         "serialize_file",
         "sendfile",
-    }  # fmt: skip
+    }
 )
 IN_MEMORY = ("emitter.py",)
 """PyYAML writes into a string."""
