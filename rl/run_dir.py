@@ -94,10 +94,13 @@ class RunDir:
 
     def begin_generation(self, fault: Mapping[str, Any]) -> None:
         """Go on after a loss: writers of before can no longer commit, and faults.jsonl says why."""
-        append_line(
-            self.path / "faults.jsonl", {"time": _now(), "generation": self.generation, **fault}
-        )
+        self.append_fault(fault)
         self.generation = self._next_generation()
+
+    def append_fault(self, fault: Mapping[str, Any]) -> None:
+        """Add what was lost, and why, to faults.jsonl."""
+        row = {"time": _now(), "generation": self.generation, **fault}
+        append_line(self.path / "faults.jsonl", row)
 
     def append_quarantine(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add samples whose data are broken, with the reason, to quarantine.jsonl."""
