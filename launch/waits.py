@@ -1,9 +1,13 @@
 """Waiting for actors: every wait has a deadline, and what it waited for is in the error."""
 
-import logging
+import re
 from typing import Any
 
-logger = logging.getLogger(__name__)
+_COLLECTIVE = re.compile(
+    r"gloo[/:]|\bNCCL\b|ncclRemoteError|DistBackendError|DistNetworkError|DistStoreError|"
+    r"Connection (reset|closed) by peer|Timed out waiting \d+ ?ms"
+)
+"""How torch says that another rank is gone or did not come."""
 
 
 class ResourceError(RuntimeError):
@@ -51,6 +55,14 @@ def wait_for(reference: Any, what: str, timeout_s: float) -> Any:
         raise ObjectsLostError(f"{what}: its data are gone ({_short(error)})") from error
     except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
         raise ActorLostError(f"{what}: the process died ({_short(error)})") from error
+    except Exception as error:
+        cause = getattr(error, "cause", None) or error
+        if not _COLLECTIVE.search(f"{type(cause).__name__}: {cause}"):
+            raise
+        raise ActorLostError(
+            f"{what}: a collective failed, because another rank died or did not come in time "
+            f"({_short(cause)})"
+        ) from error
 
 
 def _short(error: BaseException) -> str:

@@ -14,12 +14,10 @@ from scenerl.rewards.loading import (
 )
 from scenerl.rewards.records import RewardError
 from scenerl.rewards.returned import BadReturn, Parts, read_returned
-from scenerl.rewards.worker import Worker, WorkerFault
+from scenerl.rewards.worker import START_TIMEOUT_S, Worker, WorkerFault
 
 logger = logging.getLogger(__name__)
 
-START_TIMEOUT_S: Final = 120.0
-"""For starting a plug-in's process and importing its module."""
 _ASYNC_GRACE_S = 2.0
 _HANGS_IN_A_ROW: Final = 3
 """After so many calls that hang, the rest of a step is not asked: waiting has a bound."""
