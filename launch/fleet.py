@@ -286,8 +286,17 @@ def start_ray(config: RunConfig, plan: Plan) -> None:
     previous = os.umask(0o077)  # sockets, logs and tokens are nobody else's business
     try:
         _init_within(options, config.cluster.start_timeout_s)
+        if not joins:
+            _close_session_folder()
     finally:
         os.umask(previous)
+
+
+def _close_session_folder() -> None:
+    """Keep other users of this machine out of the sockets and logs; Ray opens them to all."""
+    import ray
+
+    os.chmod(ray._private.worker.global_worker.node.get_session_dir_path(), 0o700)
 
 
 def _init_within(options: dict[str, Any], timeout_s: float) -> None:

@@ -56,17 +56,17 @@ def wait_for(reference: Any, what: str, timeout_s: float) -> Any:
     except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
         raise ActorLostError(f"{what}: the process died ({_short(error)})") from error
     except Exception as error:
-        cause = getattr(error, "cause", None) or error
-        if not _COLLECTIVE.search(f"{type(cause).__name__}: {cause}"):
+        if not _COLLECTIVE.search(f"{type(error).__name__}: {error}"):
             raise
         raise ActorLostError(
             f"{what}: a collective failed, because another rank died or did not come in time "
-            f"({_short(cause)})"
+            f"({_short(error)})"
         ) from error
 
 
 def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:600]
+    """The error, or what was raised inside the actor, without Ray's frame around it."""
+    return " ".join(str(getattr(error, "cause", None) or error).split())[:600]
 
 
 def _log_folder() -> str:

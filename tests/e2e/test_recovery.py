@@ -1,6 +1,7 @@
 """Actors that die under a run over Ray: it goes on by itself and ends bit for bit the same."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -30,6 +31,8 @@ def undisturbed(root: Path) -> Path:
     return root / "runs" / "whole"
 
 
+CANARY = "hf_canary_91c2"
+"""A secret of the environment; nothing that is written may hold it."""
 Fault = tuple[str, int, Callable[[Path], bool]]
 """Kind of process, signal, and whether the moment has come."""
 
@@ -41,7 +44,7 @@ def run_with_faults(root: Path, name: str, faults: list[Fault], *more: str) -> t
     with (root / f"{name}.log").open("a") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "scenerl.launch.cli", *words],
-            stdout=log, stderr=log, start_new_session=True,
+            stdout=log, stderr=log, start_new_session=True, env={**os.environ, "HF_TOKEN": CANARY},
         )  # fmt: skip
         deadline = time.monotonic() + 600
         while process.poll() is None and time.monotonic() < deadline:
@@ -92,6 +95,11 @@ def test_a_run_that_loses_engines_and_its_learner_ends_bit_identical(
     assert [killed["generation"], frozen["generation"], learner["generation"]] == [1, 1, 1]
     assert json.loads((run / "generation.json").read_text())["generation"] == 2
     assert log.count("engine 0 is started anew, alone") == 2
+
+    files = [file for file in run.rglob("*") if file.is_file()]
+    assert len(files) > 20
+    assert not [file for file in files if CANARY.encode() in file.read_bytes()]
+    assert CANARY not in log
 
     capsys.readouterr()
     assert main(["audit", str(run)]) == 0
