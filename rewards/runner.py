@@ -19,6 +19,8 @@ from scenerl.rewards.worker import START_TIMEOUT_S, Worker, WorkerFault
 logger = logging.getLogger(__name__)
 
 _ASYNC_GRACE_S = 2.0
+_WINDOW: Final = 64
+"""Calls under way at once: a step of any size is sent in pieces, so memory has a bound."""
 _HANGS_IN_A_ROW: Final = 3
 """After so many calls that hang, the rest of a step is not asked: waiting has a bound."""
 
@@ -164,7 +166,7 @@ class PluginRunner:
                 outcomes |= {at: Outcome(parts=None, fault=fault_now) for at in rest}
                 break
             waiting = [at for at in range(len(batches)) if at not in outcomes]
-            asked = waiting if together else waiting[:1]
+            asked = waiting[: self._window if together else 1]
             try:
                 self._ask(batches, asked, state, outcomes)
             except WorkerFault as fault:
@@ -218,6 +220,11 @@ class PluginRunner:
             if not isinstance(answered, int) or answered not in asked or answered in outcomes:
                 raise WorkerFault("bad reply", f"answered call {answered!r}, which was not asked")
             outcomes[answered] = _read_reply(reply, _count(batches[answered]))
+
+    @property
+    def _window(self) -> int | None:
+        """How many calls to send at once; an async function gets all of a step."""
+        return None if self._needs is not None and self._needs.is_async else _WINDOW
 
     def close(self) -> None:
         """End the process and whatever it started. It starts again when it is asked again."""

@@ -69,32 +69,29 @@ def journaled(run: Path, step: int) -> bool:
     return (run / "journal" / f"step_{step:06d}.json").exists()
 
 
-def test_a_run_that_loses_engines_and_its_learner_ends_bit_identical(
+def test_a_run_that_loses_its_engine_and_its_learner_ends_bit_identical(
     root: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, sent = run_with_faults(
         root, "faults",
         [
             ("ray::EngineActor", signal.SIGKILL, lambda run: steps(run) >= 1),
-            ("ray::EngineActor", signal.SIGSTOP, lambda run: steps(run) >= 2),
             ("ray::LearnerActor", signal.SIGKILL, lambda run: steps(run) >= 3),
         ],
-        "cluster.rollout_timeout_s=20", "cluster.step_timeout_s=30", "train.save_steps=1",
     )  # fmt: skip
     log = (root / "faults.log").read_text()
     assert code == 0, log[-5000:]
-    assert sent == 3
+    assert sent == 2
     run = root / "runs" / "faults"
     assert what_must_agree(run) == what_must_agree(undisturbed)
-    killed, frozen, learner = read_lines(run / "faults.jsonl")
-    assert [killed["engine"], frozen["engine"], learner.get("engine")] == [0, 0, None]
-    assert "the process died" in killed["lost"]
-    assert "no answer within" in frozen["lost"]
+    engine, learner = read_lines(run / "faults.jsonl")
+    assert (engine["engine"], learner.get("engine")) == (0, None)
+    assert "the process died" in engine["lost"]
     assert "learner 0: " in learner["lost"]
-    # engines are replaced alone; only the learner's end costs the generation
-    assert [killed["generation"], frozen["generation"], learner["generation"]] == [1, 1, 1]
+    # the engine is replaced alone; only the learner's end costs the generation
+    assert (engine["generation"], learner["generation"]) == (1, 1)
     assert json.loads((run / "generation.json").read_text())["generation"] == 2
-    assert log.count("engine 0 is started anew, alone") == 2
+    assert log.count("engine 0 is started anew, alone") == 1
 
     files = [file for file in run.rglob("*") if file.is_file()]
     assert len(files) > 20
@@ -108,6 +105,22 @@ def test_a_run_that_loses_engines_and_its_learner_ends_bit_identical(
     assert "stage1 done, step 4/4" in capsys.readouterr().out
     assert main(["logs", str(run), "--lines", "400"]) == 0
     assert "starting all anew" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_frozen_engine_is_replaced_after_its_deadline(root: Path, undisturbed: Path) -> None:
+    code, sent = run_with_faults(
+        root, "frozen",
+        [("ray::EngineActor", signal.SIGSTOP, lambda run: steps(run) >= 1)],
+        "cluster.rollout_timeout_s=15", "cluster.step_timeout_s=20", "train.save_steps=1",
+    )  # fmt: skip
+    assert (code, sent) == (0, 1), (root / "frozen.log").read_text()[-5000:]
+    run = root / "runs" / "frozen"
+    assert what_must_agree(run) == what_must_agree(undisturbed)
+    (fault,) = read_lines(run / "faults.jsonl")
+    assert fault["engine"] == 0
+    assert "no answer within" in fault["lost"]
+    assert json.loads((run / "generation.json").read_text())["generation"] == 1
 
 
 @pytest.mark.slow
