@@ -206,8 +206,8 @@ class EnginePool:
         """Bring engines back that run what the others run.
 
         Raises:
-            ActorLostError: If one does not start, or the learners have other weights by now.
-            WeightSyncError: If its checksum is another one.
+            ActorLostError: If one does not start, the learners have other weights by now, or its
+                checksum is another one.
         """
         for place in (place for place in places if self._actors[place] is None):
             state = self._begin_anew(place)
@@ -221,9 +221,11 @@ class EnginePool:
                 timeout_s = self._cluster.step_timeout_s
                 call = self._actor(place).load_weights.remote(chunks, version, timeout_s)
                 state = wait_for(call, f"engine {place}: taking weights", timeout_s)
-            check_sync(
-                [self.version, state.version], [self._checksum, state.checksum], self.version
-            )
+            if (state.version, state.checksum) != (self.version, self._checksum):
+                raise ActorLostError(
+                    f"engine {place}, started anew, has version {state.version} and checksum "
+                    f"{state.checksum}; the lost one had {self.version} and {self._checksum}"
+                )
 
 
 def spread_prompts(lengths: Sequence[int], count: int) -> list[list[int]]:
