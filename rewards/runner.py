@@ -126,9 +126,9 @@ class PluginRunner:
         """Start the process, import the plug-in there and check its signature."""
         if self._worker is not None:
             return
-        self._worker = Worker()
         request = {"op": "load", "path": self._path, "memory_gib": self._memory_gib}
         try:
+            self._worker = Worker()
             self._worker.send(request, START_TIMEOUT_S)
             reply = self._worker.receive(START_TIMEOUT_S)
         except WorkerFault as fault:

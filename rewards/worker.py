@@ -51,9 +51,14 @@ class Worker:
     def __init__(self) -> None:
         """Start the process; it imports nothing of the plug-in yet."""
         self._mark = f"{os.getpid()}-{uuid.uuid4().hex}"
-        self._process, self._request_fd, self._reply_fd, self._output_fd = _STARTER.submit(
-            _start, self._mark
-        ).result(START_TIMEOUT_S)
+        started = _STARTER.submit(_start, self._mark)
+        try:
+            self._process, self._request_fd, self._reply_fd, self._output_fd = started.result(
+                START_TIMEOUT_S
+            )
+        except TimeoutError:
+            text = f"its process did not start within {START_TIMEOUT_S:g} s"
+            raise WorkerFault("timeout", text) from None
         self._exit_fd = os.pidfd_open(self._process.pid)
         self._replies = bytearray()
         self._output = b""

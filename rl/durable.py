@@ -15,7 +15,7 @@ from typing import Any
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")
 """What `write_text` calls a file until it is whole."""
 
-_FULL = {
+_TROUBLES = {
     errno.ENOSPC: r"No space left on device|os error 28\b|inline_container\.cc",
     errno.EDQUOT: r"Disk quota exceeded|os error 122\b",
     errno.EROFS: r"Read-only file system|os error 30\b",
@@ -55,9 +55,9 @@ def writing(path: Path) -> Iterator[None]:
 
 def _disk_trouble(error: BaseException) -> int | None:
     """Return the errno when a disk refused to be written."""
-    if isinstance(error, OSError) and error.errno in (*_FULL, errno.EPERM):
+    if isinstance(error, OSError) and error.errno in (*_TROUBLES, errno.EPERM):
         return error.errno
-    found = [number for number, text in _FULL.items() if re.search(text, str(error))]
+    found = [number for number, text in _TROUBLES.items() if re.search(text, str(error))]
     return found[0] if found else None
 
 
