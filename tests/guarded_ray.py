@@ -142,6 +142,8 @@ def main(file: Path) -> None:
     found: dict[str, Any] = {"token_mode": os.environ["RAY_AUTH_MODE"]}
     node = ray._private.worker.global_worker.node
     starve(found)
+    session = Path(node.get_session_dir_path())  # a driver that joins would open it again
+    found["session_mode"] = oct(stat.S_IMODE(session.stat().st_mode))
     tree = descendants(os.getpid())
     ports = listening({os.getpid(), *tree})
     found["listening"] = sorted(ports)
@@ -152,8 +154,6 @@ def main(file: Path) -> None:
     found["join with a wrong token"] = join(node.gcs_address, wrong)
     right = {name: os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
     found["join with the token"] = join(node.gcs_address, right)
-    session = Path(node.get_session_dir_path())
-    found["session_mode"] = oct(stat.S_IMODE(session.stat().st_mode))
     words = [CANARY, os.environ["RAY_AUTH_TOKEN"]]
     found["said aloud"] = [
         *(line[:200] for line in tree.values() if any(word in line for word in words)),
