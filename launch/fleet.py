@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scenerl.configs.schema import RunConfig
 from scenerl.envs.records import Prompt
-from scenerl.launch.plan import Plan
+from scenerl.launch.plan import RAY_ENVIRONMENT, Plan
 from scenerl.launch.waits import ResourceError, wait_for
 from scenerl.rl.durable import write_json
 from scenerl.rl.fleet import BegunPrompts, EncodeFailure
@@ -23,16 +23,6 @@ from scenerl.rl.records import TrainBatch, UpdateResult
 from scenerl.rollout.records import Completion, EncodedPrompt, Group
 
 logger = logging.getLogger(__name__)
-
-
-RAY_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # When memory runs out the kernel decides, and it takes reward plug-ins first (they ask for it);
-    # Ray's own monitor knows only its workers and would end a learner for a plug-in's appetite.
-    "RAY_memory_monitor_refresh_ms": "0",
-    "RAY_worker_oom_score_adjustment": "100",
-}
-"""Of every process of a run's own Ray."""
 
 
 class RayFleet:

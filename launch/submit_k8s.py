@@ -5,7 +5,7 @@ from typing import Any
 
 from scenerl.configs.load import to_yaml
 from scenerl.configs.schema import ConfigError
-from scenerl.launch.fleet import RAY_ENVIRONMENT
+from scenerl.launch.plan import RAY_ENVIRONMENT
 from scenerl.launch.submit import Job, quoted
 
 RAY_VERSION = "2.60.0"

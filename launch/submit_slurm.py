@@ -3,7 +3,7 @@
 import argparse
 from string import Template
 
-from scenerl.launch.fleet import RAY_ENVIRONMENT
+from scenerl.launch.plan import RAY_ENVIRONMENT
 from scenerl.launch.submit import Job, quoted
 
 HEAD = Template(

@@ -124,23 +124,28 @@ def test_a_frozen_engine_is_replaced_after_its_deadline(root: Path, undisturbed:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("staleness", [0, 1])
-def test_one_of_two_engines_is_replaced_while_the_other_stays(root: Path, staleness: int) -> None:
+@pytest.mark.parametrize(
+    ("engine", "staleness"), [("transformers", 0), ("transformers", 1), ("vllm", 0)]
+)
+def test_one_of_two_engines_is_replaced_while_the_other_stays(
+    root: Path, engine: str, staleness: int
+) -> None:
     more = ["rollout.num_engines=2", f"train.max_staleness={staleness}", "train.save_steps=4"]
-    whole = f"two_whole_{staleness}"
-    assert run_with_faults(root, whole, [], *more) == (0, 0)
+    more += [f"rollout.engine={engine}", "rollout.cpu_kv_cache_gib=0.25"]
+    name = f"two_{engine}_{staleness}"
+    assert run_with_faults(root, f"{name}_whole", [], *more) == (0, 0)
     code, sent = run_with_faults(
-        root, f"two_{staleness}",
+        root, name,
         [
             ("ray::EngineActor", signal.SIGKILL, lambda run: journaled(run, 2)),
             ("ray::EngineActor", signal.SIGKILL, lambda run: journaled(run, 3)),
         ],
         *more,
     )  # fmt: skip
-    log = (root / f"two_{staleness}.log").read_text()
+    log = (root / f"{name}.log").read_text()
     assert (code, sent) == (0, 2), log[-5000:]
-    run = root / "runs" / f"two_{staleness}"
-    assert what_must_agree(run) == what_must_agree(root / "runs" / whole)
+    run = root / "runs" / name
+    assert what_must_agree(run) == what_must_agree(root / "runs" / f"{name}_whole")
     assert {fault["generation"] for fault in read_lines(run / "faults.jsonl")} == {1}
     assert "is started anew, alone" in log
 

@@ -17,7 +17,7 @@ from toy_run import toy_config, train_toy, what_a_toy_run_did
 
 from scenerl.configs.schema import RewardConfig
 from scenerl.launch.exit_codes import exit_code
-from scenerl.launch.fleet import RAY_ENVIRONMENT
+from scenerl.launch.plan import RAY_ENVIRONMENT
 from scenerl.rewards.scorer import Scorer
 from scenerl.rl.checkpoint import CheckpointStore, verify
 from scenerl.rl.durable import DiskError, write_json, writing
