@@ -10,6 +10,7 @@ import numpy as np
 
 from scenerl.kernels.cells_numba import EMPTY, OFFSET, key_cells
 from scenerl.kernels.fuse_numba import (
+    MOST_PIXELS,
     UNIT,
     Colors,
     Cut,
@@ -212,7 +213,7 @@ def _join(shares: Sequence[tuple[Table, int]], work: _Work) -> Voxels:
     places = np.flatnonzero(table.rows[:, 0] != EMPTY)
     places = places[np.argsort(table.rows[places, 0])]
     rows = table.rows[places]
-    counts = rows[:, 7]
+    counts = rows[:, 7] & MOST_PIXELS
     corners = limits.origin + (key_cells(rows[:, 0]) + limits.base) * limits.voxel
     return Voxels(
         points=corners + rows[:, 1:4] / UNIT / counts[:, None],
