@@ -293,19 +293,20 @@ def lowest_cut(depth, cut, camera, limits, lowest):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _find_pixels(points, camera, cut, size, ahead, places):
-    """Project a block of points, float64 [3, n], without branches.
+def _find_pixels(px, py, pz, camera, cut, size, ahead, places):
+    """Project a block of points without branches.
 
     Writes depth along z (infinite where a point falls on no pixel), the place of its pixel in the
     depth image (0 for none), and its place in the patch (-1 for none).
     """
-    px, py, pz, r, t = points[0], points[1], points[2], camera.rotation, camera.centre
+    r, t = camera.rotation, camera.centre
     r00, r01, r02, r10, r11, r12 = r[0, 0], r[0, 1], r[0, 2], r[1, 0], r[1, 1], r[1, 2]
     r20, r21, r22, t0, t1, t2 = r[2, 0], r[2, 1], r[2, 2], t[0], t[1], t[2]
-    fx, fy, u0, v0, (height, width) = camera.fx, camera.fy, camera.cx, camera.cy, size
-    rows, columns = cut.mask.shape
-    top, left, bottom, right = cut.top, cut.left, cut.top + rows, cut.left + columns
-    for k in range(points.shape[1]):
+    fx, fy, u0, v0 = camera.fx, camera.fy, camera.cx, camera.cy
+    height, width, top, left = float(size[0]), float(size[1]), float(cut.top), float(cut.left)
+    bottom, right = top + cut.mask.shape[0], left + cut.mask.shape[1]
+    line, cut_line = np.int32(size[1]), np.int32(cut.mask.shape[1])
+    for k in range(len(px)):
         x, y, z = px[k] - t0, py[k] - t1, pz[k] - t2
         depth = x * r02 + y * r12 + z * r22
         front = depth > 1e-9
@@ -315,10 +316,10 @@ def _find_pixels(points, camera, cut, size, ahead, places):
         seen = front & (u >= 0) & (u < width) & (v >= 0) & (v < height)
         u, v = (u if seen else 0.0), (v if seen else 0.0)
         ahead[k] = depth if seen else np.inf
-        places[0, k] = np.int32(v) * np.int32(width) + np.int32(u)
+        places[0, k] = np.int32(v) * line + np.int32(u)
         cut_in = seen & (u >= left) & (u < right) & (v >= top) & (v < bottom)
         u, v = (u - left if cut_in else 0.0), (v - top if cut_in else 0.0)
-        place = np.int32(v) * np.int32(columns) + np.int32(u)
+        place = np.int32(v) * cut_line + np.int32(u)
         places[1, k] = place if cut_in else np.int32(-1)
 
 
@@ -350,11 +351,12 @@ def vote_cut(depth, cut, camera, limits, points, tolerance, could_see, marks):
     """
     flat, mask = depth.reshape(-1), cut.mask.reshape(-1)
     ahead, places = np.empty(BLOCK), np.empty((2, BLOCK), np.int32)
+    px, py, pz = points[0], points[1], points[2]
     surface, agrees = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int64)
     for begin in range(0, points.shape[1], BLOCK):
         end = min(begin + BLOCK, points.shape[1])
-        block, seen = points[:, begin:end], could_see[begin:end]
-        _find_pixels(block, camera, cut, depth.shape, ahead, places)
+        x, y, z, seen = px[begin:end], py[begin:end], pz[begin:end], could_see[begin:end]
+        _find_pixels(x, y, z, camera, cut, depth.shape, ahead, places)
         _look_up(flat, places[0], surface[: end - begin])
         _judge(surface[: end - begin], ahead, limits, tolerance, seen, agrees)
         marked, place = marks[begin:end], places[1]
