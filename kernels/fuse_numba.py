@@ -202,7 +202,12 @@ def _add_row(good, placed, base, image_row, image_columns, table, used, view):
 
     A run's sums are whole numbers below 2^53, exact in float64.
     """
-    rows, views, word, bit = table.rows, table.views, view >> 6, np.uint64(1) << np.uint64(view & 63)
+    rows, views, word, bit = (
+        table.rows,
+        table.views,
+        view >> 6,
+        np.uint64(1) << np.uint64(view & 63),
+    )
     cx, cy, cz, sx, sy, sz = placed[0], placed[1], placed[2], placed[3], placed[4], placed[5]
     colored, count, j = len(image_row) > 0, len(good), 0
     while j < count:

@@ -192,7 +192,12 @@ def make_device_recording(
         depth_m[k] = _sensed(exact, generator)
         mask[k] = _tracked(true, generator, width / 640)
     color = torch.randint(
-        0, 256, (num_frames, height, width, 3), dtype=torch.uint8, device=device, generator=generator
+        0,
+        256,
+        (num_frames, height, width, 3),
+        dtype=torch.uint8,
+        device=device,
+        generator=generator,
     )
     low, high = np.array(OBJECT)[:, :3].min(axis=0), np.array(OBJECT)[:, 3:].max(axis=0)
     x0, y0, z0, x1, y1, z1 = (float(value) for value in (*low, *high))
