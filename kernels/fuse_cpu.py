@@ -76,7 +76,8 @@ def lowest_corner_numba(
             lowest_cut(*work.arguments(patch), lowest)
         return lowest
 
-    return np.min([np.full(3, np.inf), *share_out(lowest_of, work.jobs)], axis=0)
+    lows = [np.full(3, np.inf), *share_out(lowest_of, work.jobs)]
+    return np.asarray(np.min(lows, axis=0))
 
 
 @functools.cache
