@@ -5,7 +5,7 @@ made of boxes and ray-cast in torch: nothing but torch and Triton has to be inst
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,11 +79,11 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
         ),
         notes=(note,),
     )
-    peers = {
+    peers: dict[str, "Callable[[], Box3D | None]"] = {
         "torch, grid": lambda: lift_torch(recording, 0.02),
         "torch, all pairs": lambda: lift_torch(recording, 0.02, all_pairs=True),
     }
-    runs = {
+    runs: dict[str, "Callable[[], Box3D | None]"] = {
         "consensus": lambda: lift(recording, config),
         "consensus, no colour": lambda: lift(recording, config, with_colors=False),
     }
@@ -151,8 +151,10 @@ def lift_torch(
     frame, v, u = pixels.unbind(dim=1)
     points, _ = voxel_downsample(points, voxel_m, dense.color[frame, v, u].float())
     if all_pairs:
-        blocks = points.split(2048)
-        nearest = [torch.cdist(b, points).topk(NEIGHBORS, largest=False).values for b in blocks]
+        nearest = [
+            torch.cdist(points[k : k + 2048], points).topk(NEIGHBORS, largest=False).values
+            for k in range(0, len(points), 2048)
+        ]
         distance = torch.cat(nearest).mean(dim=1)
         keep = distance < distance.mean() + STD_RATIO * distance.std()
     else:
