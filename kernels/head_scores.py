@@ -26,6 +26,8 @@ def head_scores(
     weight: Float[Tensor, "vocab hidden"],
     ids: Int[Tensor, " tokens"],
     temperature: float = 1.0,
+    *,
+    plain: bool = False,
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"], Int[Tensor, " tokens"]]:
     """Score chosen tokens under softmax(hidden weight^T / temperature).
 
@@ -37,13 +39,14 @@ def head_scores(
         weight: Of the language-model head, without bias.
         ids: The chosen tokens.
         temperature: Positive.
+        plain: Keep to torch's passes on a GPU too.
 
     Returns:
         Log-probs and entropies in nats, float32, differentiable in hidden states and weight; and
         the most likely tokens.
     """
     scores: tuple[Tensor, Tensor, Tensor] = _HeadScores.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, ids, temperature
+        hidden, weight, ids, temperature, plain
     )
     return scores
 
@@ -122,16 +125,16 @@ def tile_gradient(
 class _HeadScores(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, ids: Tensor, temperature: float
+        ctx: Any, hidden: Tensor, weight: Tensor, ids: Tensor, temperature: float, plain: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        take, _ = _tile_passes(hidden)
+        take, _ = _tile_passes(hidden, plain)
         running = Running(len(hidden), hidden.device)
         for tile in tiles(hidden, weight):
             take(running, hidden @ weight[tile].T, ids, tile.start, temperature)
         log_normalizer = running.maximum + running.total.log()
         entropy = log_normalizer - running.weighted / running.total
         ctx.save_for_backward(hidden, weight, ids, log_normalizer, entropy)
-        ctx.temperature = temperature
+        ctx.temperature, ctx.plain = temperature, plain
         ctx.mark_non_differentiable(running.best)
         ctx.set_materialize_grads(False)
         return running.chosen - log_normalizer, entropy, running.best
@@ -141,8 +144,8 @@ class _HeadScores(torch.autograd.Function):
         hidden, weight, ids, log_normalizer, entropy = ctx.saved_tensors
         grad_logprob, grad_entropy = grads[:2]
         if grad_logprob is None and grad_entropy is None:
-            return None, None, None, None
-        _, gradient = _tile_passes(hidden)
+            return None, None, None, None, None
+        _, gradient = _tile_passes(hidden, ctx.plain)
         if grad_logprob is None:
             grad_logprob = torch.zeros_like(entropy)
         if grad_entropy is not None:
@@ -163,6 +166,7 @@ class _HeadScores(torch.autograd.Function):
             grad_weight,
             None,
             None,
+            None,
         )
 
 
@@ -173,9 +177,9 @@ def tiles(hidden: Tensor, weight: Tensor) -> list[slice]:
     return [slice(at, min(at + step, len(weight))) for at in range(0, len(weight), step)]
 
 
-def _tile_passes(hidden: Tensor) -> tuple[Any, Any]:
+def _tile_passes(hidden: Tensor, plain: bool) -> tuple[Any, Any]:
     """Return the two passes over a tile: Triton on a GPU, plain torch elsewhere."""
-    if not hidden.is_cuda:
+    if plain or not hidden.is_cuda:
         return take_tile, tile_gradient
     from scenerl.kernels import head_scores_triton
 
@@ -185,6 +189,8 @@ def _tile_passes(hidden: Tensor) -> tuple[Any, Any]:
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     if left.dtype == total.dtype:
         total.addmm_(left, right)
+    elif total.is_cuda:  # the product is not rounded to half precision first
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
     else:
         total.add_(left @ right)
 

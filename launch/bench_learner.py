@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from scenerl.launch.measure import BenchSettings, Comparison, Entry
+from scenerl.launch.measure import BenchSettings, Comparison, Entry, synchronize
 
 PACKAGES = ("transformers", "trl")
 IMAGE, VIDEO, VISION_START, VISION_END = 4, 5, 6, 7
 FIRST_TEXT = 8
-SHAPES = ((4096, 256, 8), (1024, 128, 16))
+SHAPES = ((1024, 128, 16), (4096, 256, 8))
 """Prompt tokens, completion tokens, group size."""
 
 
@@ -22,10 +21,9 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
     from scenerl.rl.forward import Pack, PackedPolicy
 
     on_gpu = torch.cuda.is_available()
-    model = random_model(large=on_gpu and not settings.quick)
-    device = "cuda" if on_gpu else "cpu"
-    model = model.to(device, torch.bfloat16 if on_gpu else torch.float32)
+    model = random_model(large=on_gpu and not settings.quick, on_gpu=on_gpu)
     packed = PackedPolicy(model)
+    flops = matmul_flops(torch.bfloat16) if on_gpu else matmul_flops(torch.float32)
     for prompt, completion, size in ((160, 12, 4),) if settings.quick else SHAPES:
         encoded = image_prompt(model.config, prompt)
         generator = torch.Generator().manual_seed(1)
@@ -33,21 +31,93 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
         ids = torch.randint(FIRST_TEXT, vocabulary, (size, completion), generator=generator)
         pack = Pack(encoded=encoded, completion_ids=tuple(ids))
         padded = PaddedBatch(model, encoded, ids)
-        _check(packed, pack, padded, atol=0.5 if on_gpu else 1e-3)
+        ours, theirs = _Step(model, packed, pack), _Step(model, padded, None)
+        difference = _check(packed, pack, padded, atol=0.5 if on_gpu else 1e-3)
+        least = [1000 * count / flops for count in group_flops(model.config, pack)]
         tokens = (size * (prompt + completion), pack.num_tokens)
         yield Comparison(
             case=f"prompt {prompt}, completions {completion}, group of {size}, "
             f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M weights "
             f"(tokens: {tokens[0]} against {tokens[1]}, {tokens[0] / tokens[1]:.2f} times fewer)",
-            ours=(Entry(name="scenerl, packed group", run=partial(_step, model, packed, pack)),),
-            peers=(Entry(name="TRL, padded batch", run=partial(_step, model, padded, None)),),
+            ours=(Entry(name="scenerl, packed group", run=ours, floor_ms=least[0]),),
+            peers=(Entry(name="TRL, padded batch", run=theirs, floor_ms=least[1]),),
+            notes=(
+                difference,
+                f"floor: products of forward and backward at {flops / 1e12:.3g} TFLOP/s, which "
+                "large matrices reach here; recomputed activations are not counted",
+            ),
         )
 
 
-def random_model(*, large: bool) -> Any:
+def matmul_flops(dtype: Any) -> float:
+    """Return how many operations a second a product of large matrices reaches, the best of three.
+
+    Args:
+        dtype: Of the matrices.
+    """
+    import time
+
+    import torch
+
+    device, side, count = ("cuda", 8192, 10) if torch.cuda.is_available() else ("cpu", 1024, 1)
+    left, right = torch.randn(2, side, side, device=device, dtype=torch.float32).to(dtype)
+    best = 0.0
+    for _ in range(4):  # the first warms up
+        synchronize()
+        begin = time.perf_counter()
+        for _ in range(count):
+            left @ right
+        synchronize()
+        best = max(best, 2 * side**3 * count / (time.perf_counter() - begin))
+    return best
+
+
+def group_flops(config: Any, pack: Any) -> tuple[float, float]:
+    """Return the operations of forward and backward of a group: packed, and one by one.
+
+    A multiplication and an addition for each weight and token and for each pair of the attention,
+    three times (the backward pass makes two products for each of the forward's).
+
+    Args:
+        config: Of the model.
+        pack: A prompt of one image and its completions.
+    """
+    text, vision = config.text_config, config.vision_config
+    prompt, lengths = len(pack.encoded.prompt_ids), [len(ids) for ids in pack.completion_ids]
+    head_dim = text.hidden_size // text.num_attention_heads
+    layer = text.hidden_size * (
+        2 * text.hidden_size
+        + 2 * text.num_key_value_heads * head_dim
+        + 3 * text.intermediate_size
+    )
+    pair = 2 * text.hidden_size
+
+    def text_work(tokens: float, pairs: float) -> float:
+        return text.num_hidden_layers * (tokens * layer + pairs * pair)
+
+    patches = int(pack.encoded.grid_thw.prod())
+    blocks, whole = vision.depth, len(vision.fullatt_block_indexes)
+    window = (vision.window_size // vision.patch_size) ** 2
+    tower = blocks * patches * vision.hidden_size * (
+        4 * vision.hidden_size + 3 * vision.intermediate_size
+    ) + 2 * vision.hidden_size * patches * (whole * patches + (blocks - whole) * window)
+    head = sum(lengths) * text.hidden_size * text.vocab_size
+    own = sum(n * prompt + n * n / 2 for n in lengths)
+    packed = text_work(prompt + sum(lengths), prompt**2 / 2 + own)
+    padded = text_work(
+        len(lengths) * prompt + sum(lengths), len(lengths) * prompt**2 / 2 + own
+    )
+    return 6 * (packed + head + tower), 6 * (padded + head + len(lengths) * tower)
+
+
+def random_model(*, large: bool, on_gpu: bool) -> Any:
     """Make a Qwen2.5-VL: as large as the 3B, or one layer of it at an eighth of the width.
 
     The small one's vision tower attends in windows only, as 28 of the 3B's 32 layers do.
+
+    Args:
+        large: The 3B, which recomputes its activations in the backward pass.
+        on_gpu: Make it there, in bfloat16; else in float32.
     """
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -81,7 +151,10 @@ def random_model(*, large: bool) -> Any:
     config = Qwen2_5_VLConfig(
         text_config=text, vision_config=vision, tie_word_embeddings=large, **names
     )
-    model = Qwen2_5_VLForConditionalGeneration(config).train()
+    with torch.device("cuda" if on_gpu else "cpu"):
+        model = Qwen2_5_VLForConditionalGeneration._from_config(
+            config, dtype=torch.bfloat16 if on_gpu else torch.float32
+        ).train()
     if large:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
@@ -159,21 +232,31 @@ class PaddedBatch:
         return logprobs.flatten(), entropies.flatten()
 
 
-def _step(model: Any, policy: Any, pack: Any) -> None:
-    logprobs, _ = policy([pack])
-    logprobs.mean().backward()
-    model.zero_grad(set_to_none=True)
+class _Step:
+    """Forward and backward of the mean log-prob, in one way."""
+
+    def __init__(self, model: Any, policy: Any, pack: Any) -> None:
+        self._model, self._policy, self._pack = model, policy, pack
+        self._vision = "sdpa" if pack is None else model.model.visual.config._attn_implementation
+
+    def __call__(self) -> None:
+        self._model.model.visual.config._attn_implementation = self._vision
+        logprobs, _ = self._policy([self._pack])
+        logprobs.mean().backward()
+        self._model.zero_grad(set_to_none=True)
 
 
-def _check(packed: Any, pack: Any, padded: Any, *, atol: float) -> None:
-    """Compare the numbers of both ways before their times."""
+def _check(packed: Any, pack: Any, padded: Any, *, atol: float) -> str:
+    """Compare the numbers of both ways before their times, and say how far they are apart."""
     import torch
 
     with torch.no_grad():
-        pairs = zip(packed([pack]), padded([pack]), strict=True)
-        worst = max(float((mine - theirs).abs().max()) for mine, theirs in pairs)
-    if worst > atol:
+        (mine, _), (theirs, _) = packed([pack]), padded([pack])
+        apart = (mine - theirs).abs()
+    worst = float(apart.max())
+    if not worst <= atol:
         raise ValueError(
-            f"packed and padded scores differ by {worst}, allowed are {atol}; their times would "
+            f"packed and padded log-probs differ by {worst}, allowed are {atol}; their times would "
             "mean nothing"
         )
+    return f"log-probs differ by {float(apart.mean()):.2g} on average, {worst:.2g} at most"

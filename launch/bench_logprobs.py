@@ -29,18 +29,15 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
                 .requires_grad_(trained),
                 ids=torch.randint(0, vocabulary, (tokens,), generator=generator).to(device),
             )
-            names = {"scenerl": ours, **PEERS}
-            check_agreement(inputs, names, atol=0.1 if dtype == torch.bfloat16 else 1e-4)
+            names, left_out = runnable(inputs, ways(), atol=0.1 if device == "cuda" else 1e-4)
             entries = [Entry(name=n, run=partial(step, inputs, f)) for n, f in names.items()]
+            count = sum(name.startswith("scenerl") for name in names)
             yield Comparison(
                 case=f"{tokens} tokens, hidden {hidden}, vocabulary {vocabulary}, "
                 f"{str(dtype).removeprefix('torch.')}, {'trained' if trained else 'frozen'} head",
-                ours=(entries[0],),
-                peers=tuple(entries[1:]),
-                left_out=(
-                    "liger-kernel: its fused loss returns a loss and no log-probs per token; its "
-                    "kernels need a GPU",
-                ),
+                ours=tuple(entries[:count]),
+                peers=tuple(entries[count:]),
+                left_out=left_out,
             )
 
 
@@ -65,22 +62,45 @@ def step(inputs: Inputs, score: Score) -> Any:
     return logprobs.detach()
 
 
-def check_agreement(inputs: Inputs, scores: dict[str, Score], *, atol: float) -> None:
-    """Compare the log-probs of all with the first's.
+def runnable(
+    inputs: Inputs, scores: dict[str, Score], *, atol: float
+) -> tuple[dict[str, Score], tuple[str, ...]]:
+    """Run every way once and compare its log-probs with the first's.
+
+    Returns:
+        What runs here, and of each other way why it does not.
 
     Raises:
         ValueError: If one differs, since its time would then mean nothing.
     """
     import torch
 
-    expected = None
+    found: dict[str, Score] = {}
+    left_out, expected = [], None
+    few = Inputs(hidden=inputs.hidden[:32], weight=inputs.weight, ids=inputs.ids[:32])
     for name, score in scores.items():
-        with torch.no_grad():
-            found = score(inputs.hidden[:32], inputs.weight, inputs.ids[:32])[0].float()
-        expected = found if expected is None else expected
-        worst = float((found - expected).abs().max())
-        if worst > atol:
+        try:
+            logprobs = step(few, score).float()
+        except Exception as error:
+            if name.startswith("scenerl"):
+                raise
+            left_out.append(f"{name}: {type(error).__name__}: {error}")
+            continue
+        expected = logprobs if expected is None else expected
+        worst = float((torch.as_tensor(logprobs) - expected).abs().max())
+        if not worst <= atol:
             raise ValueError(f"{name}: log-probs differ by {worst}, allowed are {atol}")
+        found[name] = score
+    return found, tuple(left_out)
+
+
+def ways() -> dict[str, Score]:
+    """Return ours and then what others do, by name."""
+    import torch
+
+    if torch.cuda.is_available():
+        return {"scenerl": ours, "scenerl, torch passes": _twin, **PEERS, **GPU_PEERS}
+    return {"scenerl": ours, **PEERS}
 
 
 def ours(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
@@ -88,6 +108,14 @@ def ours(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
     from scenerl.kernels.head_scores import head_scores
 
     logprobs, entropy, _ = head_scores(hidden, weight, ids)
+    return logprobs, entropy
+
+
+def _twin(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
+    """Score as `ours`, with the plain passes over a tile on a GPU too."""
+    from scenerl.kernels.head_scores import head_scores
+
+    logprobs, entropy, _ = head_scores(hidden, weight, ids, plain=True)
     return logprobs, entropy
 
 
@@ -100,6 +128,25 @@ def _naive_with_entropy(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
     logprobs = (hidden @ weight.T).float().log_softmax(-1)
     entropy = -(logprobs.detach().exp() * logprobs.detach()).sum(-1)
     return logprobs.gather(1, ids[:, None])[:, 0], entropy
+
+
+def _trl_chunked(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
+    from trl.kernels import ChunkedLogProbFunction
+    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
+
+    logprobs, entropy, *_ = ChunkedLogProbFunction.apply(
+        hidden, weight, None, ids, 1.0, _CHUNKED_LOGPROB_CHUNK_SIZE, None, 1.0, ("entropy",)
+    )
+    return logprobs, entropy
+
+
+def _liger(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
+    from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
+
+    loss = LigerFusedLinearCrossEntropyFunction.apply(
+        hidden, weight, ids, None, None, -100, 0.0, 0.0, "none"
+    )
+    return -(loss[0] if isinstance(loss, tuple) else loss), None
 
 
 def _trl(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
@@ -119,6 +166,9 @@ def _trl_with_entropy(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
 PEERS: dict[str, Score] = {
     "log_softmax + gather": _naive,
     "log_softmax + gather + entropy": _naive_with_entropy,
+    "TRL ChunkedLogProbFunction": _trl_chunked,
     "TRL selective_log_softmax": _trl,
     "TRL selective_log_softmax_and_entropy": _trl_with_entropy,
 }
+GPU_PEERS: dict[str, Score] = {"Liger fused linear cross-entropy (no entropy)": _liger}
+"""Its kernels need a GPU."""
