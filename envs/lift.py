@@ -17,6 +17,7 @@ from scenerl.kernels.backend import Backend
 from scenerl.kernels.box_fit import fit_box
 from scenerl.kernels.clean import dbscan, keep_statistical, keep_strong_components
 from scenerl.kernels.fuse import cut_patches, fuse_objects, lowest_corner
+from scenerl.kernels.fuse_torch import DenseViews
 from scenerl.kernels.threads import map_threads
 from scenerl.kernels.views import Camera, FuseSettings, Patch, View, Voxels
 from scenerl.preprocess.records import Box3D
@@ -140,7 +141,28 @@ def lift_patches(
     """Lift patches of views that are in memory, as `lift_objects` does those of a scene."""
     if config.recipe == "open3d":
         return [_open3d_recipe(views, patches, camera, config, backend) for patches in objects]
-    settings = FuseSettings(
+    clouds = fuse_objects(views, objects, camera, fuse_settings(config), device, backend)
+    return map_threads(lambda cloud: _consensus_recipe(cloud, config), clouds)
+
+
+def lift_device_masks(
+    dense: DenseViews, mask: Tensor, camera: Camera, config: LiftConfig
+) -> LiftedPatches:
+    """Lift one object whose masks, bool [views, height, width], lie on the GPU with the depth.
+
+    Recipe "consensus"; every view has a say.
+    """
+    from scenerl.kernels.fuse_triton import fuse_masks_triton
+
+    settings = fuse_settings(config)
+    voters = settings.spread(range(len(mask)))
+    cloud = fuse_masks_triton(dense, mask, voters, camera, settings)
+    return _consensus_recipe(cloud.to_voxels(), config)
+
+
+def fuse_settings(config: LiftConfig) -> FuseSettings:
+    """Return the settings of the fused pass under the recipe "consensus"."""
+    return FuseSettings(
         voxel_m=config.voxel_m,
         min_depth_m=config.min_depth_m,
         max_depth_m=config.max_depth_m,
@@ -148,8 +170,6 @@ def lift_patches(
         tolerance_m=config.surface_tolerance_m,
         max_vote_views=config.max_vote_views,
     )
-    clouds = fuse_objects(views, objects, camera, settings, device, backend)
-    return map_threads(lambda cloud: _consensus_recipe(cloud, config), clouds)
 
 
 def check_masks(scene: Scene, masks: Mapping[int, np.ndarray]) -> None:

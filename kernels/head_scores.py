@@ -17,7 +17,7 @@ from torch import Tensor
 
 Rows = tuple[Tensor, Tensor, Tensor, Tensor | None]
 """Per token: log-sum-exp, entropy, gradient of the log-prob, gradient of the entropy if any."""
-CPU_TILE, GPU_TILE = 1 << 19, 1 << 26
+CPU_TILE, GPU_TILE = 1 << 19, 1 << 27
 """Logits of one tile: about what a core's cache holds, and enough to fill a GPU."""
 
 
@@ -129,8 +129,9 @@ class _HeadScores(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         take, _ = _tile_passes(hidden, plain)
         running = Running(len(hidden), hidden.device)
+        room = _room(hidden, weight)
         for tile in tiles(hidden, weight):
-            take(running, hidden @ weight[tile].T, ids, tile.start, temperature)
+            take(running, _logits(hidden, weight[tile], room), ids, tile.start, temperature)
         log_normalizer = running.maximum + running.total.log()
         entropy = log_normalizer - running.weighted / running.total
         ctx.save_for_backward(hidden, weight, ids, log_normalizer, entropy)
@@ -154,9 +155,11 @@ class _HeadScores(torch.autograd.Function):
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if wants_hidden else None
         grad_weight = torch.empty_like(weight) if wants_weight else None
+        room = _room(hidden, weight)
         for tile in tiles(hidden, weight):
             part = weight[tile]
-            grad = gradient(hidden @ part.T, ids, tile.start, ctx.temperature, rows)
+            logits = _logits(hidden, part, room)
+            grad = gradient(logits, ids, tile.start, ctx.temperature, rows)
             if grad_hidden is not None:
                 _add_product(grad_hidden, grad, part)
             if grad_weight is not None:
@@ -177,6 +180,18 @@ def tiles(hidden: Tensor, weight: Tensor) -> list[slice]:
     return [slice(at, min(at + step, len(weight))) for at in range(0, len(weight), step)]
 
 
+def _room(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Make room for the largest tile, which all of them share."""
+    widest = tiles(hidden, weight)[0]
+    return hidden.new_empty(len(hidden) * (widest.stop - widest.start))
+
+
+def _logits(hidden: Tensor, part: Tensor, room: Tensor) -> Tensor:
+    """Make a tile of the logits in the room for it."""
+    tile = room[: len(hidden) * len(part)].view(len(hidden), len(part))
+    return torch.mm(hidden, part.T, out=tile)
+
+
 def _tile_passes(hidden: Tensor, plain: bool) -> tuple[Any, Any]:
     """Return the two passes over a tile: Triton on a GPU, plain torch elsewhere."""
     if plain or not hidden.is_cuda:
@@ -187,10 +202,11 @@ def _tile_passes(hidden: Tensor, plain: bool) -> tuple[Any, Any]:
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add in float32 without rounding the product to the inputs' dtype first, where torch can."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
-    elif total.is_cuda:  # the product is not rounded to half precision first
-        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    elif left.is_cuda:
+        torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
     else:
         total.add_(left @ right)
 

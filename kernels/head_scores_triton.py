@@ -30,25 +30,29 @@ def _take_tile_kernel(
     block: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    m, s = tl.load(maximum + row), tl.load(total + row)
-    t, b = tl.load(weighted + row), tl.load(best + row)
+    first_m, b = tl.load(maximum + row), tl.load(best + row)
+    m = first_m
+    s = tl.zeros((block,), tl.float32)  # sums of every block-th logit: added up once, at the end
+    t = tl.zeros((block,), tl.float32)
     for first in range(0, width, block):
         column = first + tl.arange(0, block)
         used = column < width
         z = tl.load(logits + row * width + column, mask=used, other=float("-inf"))
         z = z.to(tl.float32) * inverse_t
         top = tl.max(z, axis=0)
-        place = tl.min(tl.where(z == top, column, width), axis=0)  # the first of equals
-        b = tl.where(top > m, (start + place).to(tl.int64), b)
+        if top > m:
+            place = tl.min(tl.where(z == top, column, width), axis=0)  # the first of equals
+            b = (start + place).to(tl.int64)
         new = tl.maximum(m, top)
         shrink = tl.exp(m - new)
         p = tl.exp(z - new)
-        s = s * shrink + tl.sum(p, axis=0)
-        t = t * shrink + tl.sum(tl.where(used, p * z, 0.0), axis=0)
+        s = s * shrink + p
+        t = t * shrink + tl.where(used, p * z, 0.0)
         m = new
+    shrink = tl.exp(first_m - m)
     tl.store(maximum + row, m)
-    tl.store(total + row, s)
-    tl.store(weighted + row, t)
+    tl.store(total + row, tl.load(total + row) * shrink + tl.sum(s, axis=0))
+    tl.store(weighted + row, tl.load(weighted + row) * shrink + tl.sum(t, axis=0))
     tl.store(best + row, b)
     column = tl.load(ids + row) - start
     inside = (column >= 0) & (column < width)

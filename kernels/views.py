@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -92,11 +94,13 @@ class FuseSettings:
     def voters(self, patches: Sequence[Patch]) -> list[Patch]:
         """Return the patches of an object whose views are asked for their votes."""
         ordered = sorted(patches, key=lambda patch: patch.view)
-        if self.tolerance_m is None:
-            return []
+        return [] if self.tolerance_m is None else self.spread(ordered)
+
+    def spread(self, ordered: Sequence[T]) -> list[T]:
+        """Return at most `max_vote_views` of the items, evenly chosen."""
         most = len(ordered) if self.max_vote_views is None else self.max_vote_views
         if len(ordered) <= most:
-            return ordered
+            return list(ordered)
         return [ordered[(2 * k + 1) * len(ordered) // (2 * most)] for k in range(most)]
 
 

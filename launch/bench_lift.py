@@ -20,6 +20,11 @@ NEIGHBORS, STD_RATIO, RADIUS_M, MIN_POINTS = 20, 2.0, 0.05, 10
 
 def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
     """Yield one comparison per voxel size: 400 frames of 640 x 480 with 5 % of them masked."""
+    if settings.device != "cpu":
+        from scenerl.launch.bench_lift_gpu import comparisons as on_device
+
+        yield from on_device(settings)
+        return
     from scenerl.launch.bench_lift_scene import make_recording
 
     frames, size = (24, (160, 120)) if settings.quick else (400, (640, 480))

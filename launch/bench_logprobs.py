@@ -1,5 +1,6 @@
 """The case `logprobs` of `launch bench`: hidden states to log-prob and entropy, and back."""
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -29,9 +30,14 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
                 .requires_grad_(trained),
                 ids=torch.randint(0, vocabulary, (tokens,), generator=generator).to(device),
             )
-            names, left_out = runnable(inputs, ways(), atol=0.1 if device == "cuda" else 1e-4)
+            peers, left_out = _peers(device)
+            names = {"scenerl": ours} | (
+                {"scenerl, torch passes": _twin} if device == "cuda" else {}
+            )
+            count = len(names)
+            names |= peers
+            check_agreement(inputs, names, atol=0.1 if dtype == torch.bfloat16 else 1e-4)
             entries = [Entry(name=n, run=partial(step, inputs, f)) for n, f in names.items()]
-            count = sum(name.startswith("scenerl") for name in names)
             yield Comparison(
                 case=f"{tokens} tokens, hidden {hidden}, vocabulary {vocabulary}, "
                 f"{str(dtype).removeprefix('torch.')}, {'trained' if trained else 'frozen'} head",
@@ -62,45 +68,22 @@ def step(inputs: Inputs, score: Score) -> Any:
     return logprobs.detach()
 
 
-def runnable(
-    inputs: Inputs, scores: dict[str, Score], *, atol: float
-) -> tuple[dict[str, Score], tuple[str, ...]]:
-    """Run every way once and compare its log-probs with the first's.
-
-    Returns:
-        What runs here, and of each other way why it does not.
+def check_agreement(inputs: Inputs, scores: dict[str, Score], *, atol: float) -> None:
+    """Compare the log-probs of all with the first's.
 
     Raises:
         ValueError: If one differs, since its time would then mean nothing.
     """
     import torch
 
-    found: dict[str, Score] = {}
-    left_out, expected = [], None
-    few = Inputs(hidden=inputs.hidden[:32], weight=inputs.weight, ids=inputs.ids[:32])
+    expected = None
     for name, score in scores.items():
-        try:
-            logprobs = step(few, score).float()
-        except Exception as error:
-            if name.startswith("scenerl"):
-                raise
-            left_out.append(f"{name}: {type(error).__name__}: {error}")
-            continue
-        expected = logprobs if expected is None else expected
-        worst = float((torch.as_tensor(logprobs) - expected).abs().max())
-        if not worst <= atol:
+        with torch.no_grad():
+            found = score(inputs.hidden[:32], inputs.weight, inputs.ids[:32])[0].float()
+        expected = found if expected is None else expected
+        worst = float((found - expected).abs().max())
+        if worst > atol:
             raise ValueError(f"{name}: log-probs differ by {worst}, allowed are {atol}")
-        found[name] = score
-    return found, tuple(left_out)
-
-
-def ways() -> dict[str, Score]:
-    """Return ours and then what others do, by name."""
-    import torch
-
-    if torch.cuda.is_available():
-        return {"scenerl": ours, "scenerl, torch passes": _twin, **PEERS, **GPU_PEERS}
-    return {"scenerl": ours, **PEERS}
 
 
 def ours(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
@@ -112,7 +95,7 @@ def ours(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
 
 
 def _twin(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
-    """Score as `ours`, with the plain passes over a tile on a GPU too."""
+    """Score as `ours`, with torch's passes over a tile on a GPU too."""
     from scenerl.kernels.head_scores import head_scores
 
     logprobs, entropy, _ = head_scores(hidden, weight, ids, plain=True)
@@ -130,25 +113,6 @@ def _naive_with_entropy(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
     return logprobs.gather(1, ids[:, None])[:, 0], entropy
 
 
-def _trl_chunked(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
-    from trl.kernels import ChunkedLogProbFunction
-    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
-
-    logprobs, entropy, *_ = ChunkedLogProbFunction.apply(
-        hidden, weight, None, ids, 1.0, _CHUNKED_LOGPROB_CHUNK_SIZE, None, 1.0, ("entropy",)
-    )
-    return logprobs, entropy
-
-
-def _liger(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
-    from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
-
-    loss = LigerFusedLinearCrossEntropyFunction.apply(
-        hidden, weight, ids, None, None, -100, 0.0, 0.0, "none"
-    )
-    return -(loss[0] if isinstance(loss, tuple) else loss), None
-
-
 def _trl(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
     from trl.trainer.utils import selective_log_softmax
 
@@ -163,12 +127,40 @@ def _trl_with_entropy(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
     )
 
 
+def _trl_chunked(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
+    from trl.kernels import ChunkedLogProbFunction
+    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as CHUNK
+
+    found = ChunkedLogProbFunction.apply(
+        hidden, weight, None, ids, 1.0, CHUNK, None, 1.0, ("entropy",)
+    )
+    return found[0], found[1]
+
+
+def _liger(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
+    from liger_kernel.ops.fused_linear_cross_entropy import (
+        LigerFusedLinearCrossEntropyFunction,
+    )
+
+    found = LigerFusedLinearCrossEntropyFunction.apply(
+        hidden, weight, ids, None, None, -100, 0.0, 0.0, "none"
+    )
+    return -found[0], None
+
+
+def _peers(device: str) -> tuple[dict[str, Score], tuple[str, ...]]:
+    """Return what runs here, and what does not with its reason."""
+    if device == "cpu":
+        return PEERS, ("liger-kernel: its kernels need a GPU",)
+    if importlib.util.find_spec("liger_kernel") is None:
+        return PEERS, ("liger-kernel: not installed",)
+    return PEERS | {"liger-kernel fused cross-entropy, without entropy": _liger}, ()
+
+
 PEERS: dict[str, Score] = {
     "log_softmax + gather": _naive,
     "log_softmax + gather + entropy": _naive_with_entropy,
-    "TRL ChunkedLogProbFunction": _trl_chunked,
     "TRL selective_log_softmax": _trl,
     "TRL selective_log_softmax_and_entropy": _trl_with_entropy,
+    "TRL chunked head": _trl_chunked,
 }
-GPU_PEERS: dict[str, Score] = {"Liger fused linear cross-entropy (no entropy)": _liger}
-"""Its kernels need a GPU."""

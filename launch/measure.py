@@ -49,6 +49,8 @@ class BenchSettings:
 
     quick: bool = False
     """Small sizes that show in seconds that the case works; its figures mean little."""
+    device: str = "cpu"
+    """Torch device of the work, for cases that have a choice."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +139,27 @@ def read_bandwidth() -> float:
         for _ in range(5)
     ]
     return block.nbytes / (min(times) / 1000)
+
+
+def copy_bandwidth(device: str) -> float:
+    """Return how fast a torch device copies memory, read plus written bytes per second."""
+    import torch
+
+    source = torch.ones(2**27 if device != "cpu" else 2**22, dtype=torch.float64, device=device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    times = [_time_ms(lambda: target.copy_(source)) for _ in range(7)]
+    return 2 * source.nbytes / (min(times) / 1000)
+
+
+def matmul_speed(device: str, dtype: Any) -> float:
+    """Return the operations per second of a product of 8192 x 8192 random matrices: best of ten."""
+    import torch
+
+    size = 8192
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    times = [_time_ms(lambda: left @ right) for _ in range(11)][1:]
+    return 2 * size**3 / (min(times) / 1000)
 
 
 def _time_ms(run: Callable[[], object]) -> float:

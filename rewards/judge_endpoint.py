@@ -1,40 +1,23 @@
 """A judge behind an OpenAI-compatible endpoint: a hosted model, or vLLM on this machine."""
 
-import http.client
-import json
 import logging
 import os
 import random
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from scenerl.configs.schema import ConfigError
 from scenerl.rewards.judge import JudgeError
+from scenerl.rollout.chat_client import check_address, open_client
 
 logger = logging.getLogger(__name__)
 
 _AGAIN: Final = frozenset({408, 409, 425, 429})
 """Statuses below 500 after which asking again may help."""
-_LONGEST_REPLY: Final = 4 * 2**20
 _LONGEST_WAIT_S: Final = 60.0
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follows nothing, so that the key goes nowhere but to the endpoint."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        """Return no request."""
-        return
-
-
-_OPENER: Final = urllib.request.build_opener(_NoRedirect)
-_DIRECT: Final = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
-"""For this machine, which no proxy stands before."""
 
 
 class _TryAgain(Exception):
@@ -57,6 +40,7 @@ class EndpointJudge:
     timeout_s: float = 60.0
     """For connecting, and for each read."""
     retries: int = 5
+    """Also after a reply that is no completion, which the client itself takes for an answer."""
     first_delay_s: float = 1.0
     """Doubled after every try, up to a minute."""
     temperature: float | None = 0.0
@@ -64,13 +48,7 @@ class EndpointJudge:
 
     def __post_init__(self) -> None:
         """Check the settings before anything is asked."""
-        parts = urllib.parse.urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ConfigError(
-                f"the judge's address is {self.url!r}; expected http://HOST:PORT/v1 or https://..."
-            )
-        if parts.username or parts.password:
-            raise ConfigError("the judge's address holds a password; use --judge-key VARIABLE")
+        check_address(self.url, key_option="--judge-key")
         if self.key_variable is not None and not os.environ.get(self.key_variable):
             raise ConfigError(
                 f"the environment variable {self.key_variable} is not set; expected the judge's "
@@ -97,56 +75,42 @@ class EndpointJudge:
         raise AssertionError("unreachable")
 
     def _try(self, messages: Sequence[Mapping[str, str]]) -> str:
-        body: dict[str, Any] = {"model": self.model, "messages": [dict(m) for m in messages]}
-        if self.temperature is not None:
-            body["temperature"] = self.temperature
-        headers = {"Content-Type": "application/json"}
-        if self.key_variable is not None:
-            headers["Authorization"] = f"Bearer {os.environ[self.key_variable]}"
-        request = urllib.request.Request(
-            self.url.rstrip("/") + "/chat/completions",
-            data=json.dumps(body).encode(),
-            headers=headers,
-            method="POST",
-        )
-        host = urllib.parse.urlsplit(self.url).hostname
-        opener = _DIRECT if host in ("127.0.0.1", "::1", "localhost") else _OPENER
+        import openai
+
+        key = os.environ[self.key_variable] if self.key_variable else None
+        options = {} if self.temperature is None else {"temperature": self.temperature}
+        client = _client(self.url, key, self.timeout_s)
         try:
-            with opener.open(request, timeout=self.timeout_s) as response:
-                raw = response.read(_LONGEST_REPLY + 1)
-        except urllib.error.HTTPError as error:
-            raise self._refused(error) from None
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise _TryAgain(f"{type(error).__name__}: {reason}") from None
-        return _reply(raw)
-
-    def _refused(self, error: urllib.error.HTTPError) -> Exception:
-        try:
-            detail = error.read(300).decode("utf-8", "replace").strip()
-        except (OSError, http.client.HTTPException):
-            detail = ""
-        finally:
-            error.close()
-        key = os.environ.get(self.key_variable) if self.key_variable else None
-        if key:
-            detail = detail.replace(key, "***")
-        reason = f"HTTP {error.code} {detail}".strip()
-        if error.code in _AGAIN or error.code >= 500:
-            after = error.headers.get("Retry-After", "")
-            return _TryAgain(reason, float(after) if after.isascii() and after.isdigit() else None)
-        return JudgeError(reason)
+            found = client.chat.completions.create(
+                model=self.model, messages=[dict(message) for message in messages], **options
+            )
+        except openai.APIStatusError as error:
+            raise _refused(error, key) from None
+        except (openai.APIError, ValueError) as error:  # no connection, time-out, broken JSON
+            raise _TryAgain(f"{type(error).__name__}: {error}") from None
+        return _text(found)
 
 
-def _reply(raw: bytes) -> str:
+@cache
+def _client(url: str, key: str | None, timeout_s: float) -> Any:
+    return open_client(url, key, timeout_s=timeout_s, retries=0)
+
+
+def _refused(error: Any, key: str | None) -> Exception:
+    detail = error.response.text[:300].strip()
+    reason = f"HTTP {error.status_code} {detail.replace(key, '***') if key else detail}".strip()
+    if error.status_code in _AGAIN or error.status_code >= 500:
+        after = error.response.headers.get("Retry-After", "")
+        return _TryAgain(reason, float(after) if after.isascii() and after.isdigit() else None)
+    return JudgeError(reason)
+
+
+def _text(found: Any) -> str:
     """Return the text of a completion; one that is no completion may be better next time."""
     try:
-        if len(raw) > _LONGEST_REPLY:
-            raise ValueError("longer than 4 MiB")
-        content = json.loads(raw)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-        shown = raw[:80].decode("utf-8", "replace")
-        raise _TryAgain(f"no completion but {shown!r} ({type(error).__name__})") from None
+        content = found.choices[0].message.content
+    except (AttributeError, IndexError, TypeError) as error:
+        raise _TryAgain(f"no completion but {str(found)[:80]!r} ({type(error).__name__})") from None
     if not isinstance(content, str):
         raise _TryAgain(f"a completion without text ({type(content).__name__})")
     return content

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from scenerl.configs.schema import ConfigError
 from scenerl.envs.records import MediaRef, Prompt
+from scenerl.rollout.chat_client import check_address, open_client
 from scenerl.rollout.replies import Reply, Unanswered
 
 logger = logging.getLogger(__name__)
@@ -47,14 +47,7 @@ class EndpointSpec:
 
     def __post_init__(self) -> None:
         """Refuse addresses that cannot work or hold a secret."""
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"endpoint {self.url!r}: expected http(s)://host[:port]/v1")
-        if parts.username or parts.password:
-            raise ConfigError(
-                "the endpoint's address holds a user or a password, which would end up in logs; "
-                "put the key into an environment variable and name it with --api-key-env"
-            )
+        check_address(self.url, key_option="--api-key-env")
         for name in ("max_tokens", "concurrency", "timeout_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected more than 0")
@@ -81,15 +74,10 @@ class EndpointAnswerer:
 
     def __init__(self, spec: EndpointSpec) -> None:
         """Prepare the client; nothing is sent yet."""
-        import openai
-
         self._spec = spec
         self._secret = spec.key()
-        self._client: Any = openai.OpenAI(
-            base_url=spec.url,
-            api_key=self._secret or "none",  # never the key of somebody else's service
-            timeout=spec.timeout_s,
-            max_retries=spec.retries,
+        self._client = open_client(
+            spec.url, self._secret, timeout_s=spec.timeout_s, retries=spec.retries
         )
         self._limit_name = "max_tokens"
         self._has_answered = False

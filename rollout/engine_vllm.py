@@ -215,6 +215,7 @@ def _start(spec: EngineSpec) -> Any:
         trust_remote_code=spec.model.trust_remote_code,
         generation_config="vllm",  # sampling is ours, not the checkpoint's
         max_model_len=_max_model_len(spec),
+        hf_overrides=_interleave_qwen3,
         max_num_seqs=rollout.max_num_seqs,
         tensor_parallel_size=rollout.tensor_parallel_size,
         enable_prefix_caching=rollout.enable_prefix_caching,
@@ -226,6 +227,17 @@ def _start(spec: EngineSpec) -> Any:
         **settings,
     )
     return LLMEngine.from_engine_args(arguments)
+
+
+def _interleave_qwen3(config: Any) -> Any:
+    """Let vLLM rotate positions as transformers does.
+
+    transformers interleaves mRoPE for every Qwen3-VL; vLLM only where the checkpoint's config has
+    ``mrope_interleaved: true``. Without it image log-probs are off by 0.03 a token, unnoticed.
+    """
+    if config.model_type.startswith("qwen3_vl"):
+        config.get_text_config().rope_parameters["mrope_interleaved"] = True
+    return config
 
 
 def _max_model_len(spec: EngineSpec) -> int:

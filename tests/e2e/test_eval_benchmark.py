@@ -316,6 +316,18 @@ def test_the_transformers_engine_answers_and_goes_on(world: Path, tmp_path: Path
     assert main(engine(world, tmp_path, "transformers", *other)) == 64
 
 
+@pytest.mark.slow  # two engines in Ray actors start for half a minute
+def test_two_engines_in_one_command_give_what_one_gives(world: Path, tmp_path: Path) -> None:
+    sampled = ["--temperature", "1.0", "--shards", "2"]
+    with_ray = engine(world, tmp_path / "two", "transformers", *sampled)
+    with_ray.remove("--no-ray")
+    assert main(with_ray) == 0
+    assert main(engine(world, tmp_path / "one", "transformers", *sampled)) == 0
+    two, one = ((tmp_path / name / "traces.jsonl").read_bytes() for name in ("two", "one"))
+    assert two == one
+    assert len(one.splitlines()) == 6
+
+
 @pytest.mark.slow  # vLLM starts for 20 s
 def test_vllm_answers(world: Path, tmp_path: Path) -> None:
     several = ["--samples-per-question", "2", "--temperature", "1.0"]

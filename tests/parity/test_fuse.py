@@ -210,8 +210,13 @@ def test_compiled_neighbour_searches_equal_their_twins(count: int, dtype: torch.
     assert torch.equal(ours, keep_statistical(points, 6, 1.5, backend="torch"))
 
 
-def triton_equals_the_twin(device: str) -> None:
-    for size, num, color in (((5, 3), 3, True), ((1, 1), 1, False)):
+SMALL = (((5, 3), 3, True), ((1, 1), 1, False), ((130, 2), 1, True), ((2, 34), 1, False))
+"""Size, frames, colour: within one tile, one pixel, and over the edges of tiles."""
+LARGE = (((640, 480), 3, True), ((333, 77), 70, True), ((64, 96), 130, False))
+
+
+def triton_equals_the_twin(device: str, cases: tuple = SMALL) -> None:
+    for size, num, color in cases:
         views, cam = frames(num, num, size, color), camera(size)
         objects = [cut_patches(masks(num, num, size), cam), []]
         for chosen in (SETTINGS, FuseSettings(voxel_m=0.3, max_vote_views=2)):
@@ -238,4 +243,4 @@ def test_triton_kernels_equal_the_twin_under_the_interpreter() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 def test_triton_kernels_equal_the_twin_on_a_gpu() -> None:
-    triton_equals_the_twin("cuda")
+    triton_equals_the_twin("cuda", SMALL + LARGE)

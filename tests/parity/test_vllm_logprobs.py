@@ -56,10 +56,7 @@ def _difference(policy, encoded, group):
     return (own - learner).abs()
 
 
-def test_logprobs_are_the_learners_for_text_images_and_videos(tiny, request):
-    if "qwen3_vl" in request.node.name:  # open: docs/rollouts.md, "Known difference"
-        reason = "image log-probs differ by 0.03 on one machine, unexplained"
-        request.applymarker(pytest.mark.xfail(strict=False, reason=reason))
+def test_logprobs_are_the_learners_for_text_images_and_videos(tiny):
     folder, _, prompts, engine = tiny
     policy = _learner(folder)
     groups = engine.generate(list(prompts.values()), [[1, 2]] * len(prompts))

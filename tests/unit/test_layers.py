@@ -15,7 +15,7 @@ ORDER = ["launch", "rl", "rewards", "rollout", "envs", "preprocess", "kernels", 
 OWNERS = {
     "ray": {"launch"},
     "vllm": {"rollout"},
-    "openai": {"rollout"},
+    "openai": {"rewards", "rollout"},
     "qwen_vl_utils": {"rollout"},
     "deepspeed": {"rl"},
     "sam2": {"envs"},
