@@ -1,7 +1,7 @@
 """Triton kernels for the two passes of `kernels/head_scores.py` over a tile of logits.
 
-One program per token reads its row of the tile once, BLOCK logits at a time, with everything that
-is known of the row in registers. Rows are contiguous; the last block of a row is masked.
+One program per token reads its row of the tile, BLOCK logits at a time, with everything that is
+known of the row in registers. Rows are contiguous; the last block of a row is masked.
 """
 
 import torch
@@ -27,6 +27,7 @@ def _take_tile_kernel(
     start,
     width,
     inverse_t,
+    keep: tl.constexpr,
     block: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -54,10 +55,18 @@ def _take_tile_kernel(
     tl.store(total + row, tl.load(total + row) * shrink + tl.sum(s, axis=0))
     tl.store(weighted + row, tl.load(weighted + row) * shrink + tl.sum(t, axis=0))
     tl.store(best + row, b)
-    column = tl.load(ids + row) - start
-    inside = (column >= 0) & (column < width)
-    z = tl.load(logits + row * width + column, mask=inside, other=0.0).to(tl.float32) * inverse_t
+    own = tl.load(ids + row) - start
+    inside = (own >= 0) & (own < width)
+    z = tl.load(logits + row * width + own, mask=inside, other=0.0).to(tl.float32) * inverse_t
     tl.store(chosen + row, z, mask=inside)
+    if keep:
+        tl.debug_barrier()  # all have read the chosen logit
+        for first in range(0, width, block):
+            column = first + tl.arange(0, block)
+            used = column < width
+            z = tl.load(logits + row * width + column, mask=used, other=0.0)
+            p = tl.exp(z.to(tl.float32) * inverse_t - m)
+            tl.store(logits + row * width + column, tl.where(column == own, 0.0, p), mask=used)
 
 
 @triton.jit
@@ -77,14 +86,16 @@ def _tile_gradient_kernel(
 
 
 def take_tile(
-    running: Running, logits: Tensor, ids: Tensor, start: int, temperature: float
-) -> None:
-    """Add a tile to what is known; see `head_scores.take_tile`."""
+    running: Running, logits: Tensor, ids: Tensor, start: int, temperature: float, *, keep: bool
+) -> Tensor | None:
+    """Add a tile to what is known; see `head_scores.take_tile`. What is kept is written over it."""
+    logits = logits.contiguous()
     tokens, width = logits.shape
     _take_tile_kernel[(tokens,)](
-        logits.contiguous(), ids, running.maximum, running.total, running.weighted,
-        running.chosen, running.best, start, width, 1.0 / temperature, block=BLOCK,
+        logits, ids, running.maximum, running.total, running.weighted, running.chosen,
+        running.best, start, width, 1.0 / temperature, keep=keep, block=BLOCK,
     )  # fmt: skip
+    return logits if keep else None
 
 
 def tile_gradient(

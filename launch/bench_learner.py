@@ -13,8 +13,8 @@ FIRST_TEXT = 8
 SHAPES = ((1024, 128, 16), (4096, 256, 8))
 """Prompt tokens, completion tokens, group size."""
 FLOOR = (
-    "floor: the products of each, forward and backward, at the measured {:.0f} TFLOP/s of the card; "
-    "what gradient checkpointing computes twice counts once"
+    "floor: the products of each, forward and backward, at the card's measured {:.0f} TFLOP/s, "
+    "without those that gradient checkpointing repeats"
 )
 
 
