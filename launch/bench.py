@@ -52,6 +52,7 @@ examples:
   launch bench lift                              this machine, a table
   launch bench lift --json lift.json --rounds 9  steadier, and for programs
   launch bench decode --quick                    small sizes: does it run here?
+  launch bench learner --only "prompt 1024"      one of its two groups
 
 The JSON is {"rows": [{"case", "variant", "peer", "median_ms", "peer_median_ms", "ratio",
 "peak_mb", "peer_peak_mb", "floor_ms"}], "machine": {...}, "versions": {...}}."""
@@ -72,6 +73,9 @@ def main(argv: list[str], command: str) -> int:
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--threads", type=int, help="threads of each; default: all cores")
     parser.add_argument("--device", default="cpu", help="torch device, for lift: cpu or cuda")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="of learner, what has this in its name"
+    )
     arguments = parser.parse_args(argv)
     if arguments.rounds < 1:
         parser.error(f"--rounds is {arguments.rounds}, expected at least 1")
@@ -80,7 +84,9 @@ def main(argv: list[str], command: str) -> int:
     try:
         with _threads(threads):
             module = importlib.import_module(BENCHES[arguments.name][0])
-            settings = BenchSettings(quick=arguments.quick, device=arguments.device)
+            settings = BenchSettings(
+                quick=arguments.quick, device=arguments.device, only=arguments.only
+            )
             facts = machine() | {"threads": threads}
             rows: list[dict[str, Any]] = []
             for comparison in module.comparisons(settings):

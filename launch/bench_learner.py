@@ -29,6 +29,9 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
     packed = PackedPolicy(model)
     peak = matmul_speed("cuda", torch.bfloat16) if on_gpu else None
     for prompt, completion, size in ((160, 12, 4),) if settings.quick else SHAPES:
+        case = f"prompt {prompt}, completions {completion}, group of {size}"
+        if settings.only not in case:
+            continue
         encoded = image_prompt(model.config, prompt)
         generator = torch.Generator().manual_seed(1)
         vocabulary = int(model.config.text_config.vocab_size)
@@ -40,8 +43,7 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
         least = [peak and 1000 * count / peak for count in group_flops(model.config, pack)]
         tokens = (size * (prompt + completion), pack.num_tokens)
         yield Comparison(
-            case=f"prompt {prompt}, completions {completion}, group of {size}, "
-            f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M weights "
+            case=f"{case}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M weights "
             f"(tokens: {tokens[0]} against {tokens[1]}, {tokens[0] / tokens[1]:.2f} times fewer)",
             ours=(Entry(name="scenerl, packed group", run=ours, floor_ms=least[0]),),
             peers=(Entry(name="TRL, padded batch", run=theirs, floor_ms=least[1]),),

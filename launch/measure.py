@@ -51,6 +51,8 @@ class BenchSettings:
     """Small sizes that show in seconds that the case works; its figures mean little."""
     device: str = "cpu"
     """Torch device of the work, for cases that have a choice."""
+    only: str = ""
+    """Part of the name of the comparisons that are wanted, where a case can leave others out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
