@@ -38,12 +38,12 @@ def _take_tile_kernel(
     for first in range(0, width, block):
         column = first + tl.arange(0, block)
         used = column < width
-        z = tl.load(logits + row * width + column, mask=used, other=float("-inf"))
-        z = z.to(tl.float32) * inverse_t
+        z = tl.load(logits + row * width + column, mask=used, other=float("-inf")).to(tl.float32)
+        z = z * inverse_t
         top = tl.max(z, axis=0)
         if top > m:
-            place = tl.min(tl.where(z == top, column, width), axis=0)  # the first of equals
-            b = (start + place).to(tl.int64)
+            best_column = tl.min(tl.where(z == top, column, width), axis=0)  # the first of equals
+            b = (start + best_column).to(tl.int64)
         new = tl.maximum(m, top)
         shrink = tl.exp(m - new)
         p = tl.exp(z - new)
@@ -57,16 +57,16 @@ def _take_tile_kernel(
     tl.store(best + row, b)
     own = tl.load(ids + row) - start
     inside = (own >= 0) & (own < width)
-    z = tl.load(logits + row * width + own, mask=inside, other=0.0).to(tl.float32) * inverse_t
-    tl.store(chosen + row, z, mask=inside)
+    own_z = tl.load(logits + row * width + own, mask=inside, other=0.0).to(tl.float32)
+    tl.store(chosen + row, own_z * inverse_t, mask=inside)
     if keep:
         tl.debug_barrier()  # all have read the chosen logit
-        for first in range(0, width, block):
-            column = first + tl.arange(0, block)
-            used = column < width
-            z = tl.load(logits + row * width + column, mask=used, other=0.0)
-            p = tl.exp(z.to(tl.float32) * inverse_t - m)
-            tl.store(logits + row * width + column, tl.where(column == own, 0.0, p), mask=used)
+        for begin in range(0, width, block):
+            place = begin + tl.arange(0, block)
+            there = place < width
+            logit = tl.load(logits + row * width + place, mask=there, other=0.0).to(tl.float32)
+            kept = tl.where(place == own, 0.0, tl.exp(logit * inverse_t - m))
+            tl.store(logits + row * width + place, kept, mask=there)
 
 
 @triton.jit

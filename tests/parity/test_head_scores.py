@@ -156,6 +156,28 @@ def check(worst):
     assert worst["torch.bfloat16"] < 2**-7  # a gradient may round to its neighbour
 
 
+def test_the_triton_kernels_compile_for_a_gpu_that_is_not_there():
+    """The interpreter is laxer than the compiler: a name may change its shape in a loop there."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from scenerl.kernels import head_scores_triton as kernels
+
+    floats = ("maximum", "total", "weighted", "chosen", "entropy")
+    floats += ("log_normalizer", "grad_logprob", "grad_entropy")
+    types = dict.fromkeys(floats, "*fp32") | {"logits": "*bf16", "ids": "*i64", "best": "*i64"}
+    types |= {"start": "i32", "width": "i32", "inverse_t": "fp32"}
+    for kernel, constants in (
+        (kernels._take_tile_kernel, {"keep": True, "block": 1024}),
+        (kernels._take_tile_kernel, {"keep": False, "block": 1024}),
+        (kernels._tile_gradient_kernel, {"block": 1024}),
+    ):
+        signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+        source = ASTSource(kernel, signature=signature, constexprs=constants)
+        assert "cubin" in triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_triton_passes_are_their_torch_twins_on_the_gpu():
