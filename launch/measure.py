@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +51,8 @@ class BenchSettings:
     """Small sizes that show in seconds that the case works; its figures mean little."""
     device: str = "cpu"
     """Torch device of the work, for cases that have a choice."""
+    only: str = ""
+    """Part of the name of the comparisons that are wanted, where a case can leave others out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,44 +162,6 @@ def matmul_speed(device: str, dtype: Any) -> float:
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     times = [_time_ms(lambda: left @ right) for _ in range(11)][1:]
     return 2 * size**3 / (min(times) / 1000)
-
-
-def count_flops(run: Callable[[], object]) -> int:
-    """Return the operations of matrix products, convolutions and attention in one call.
-
-    Attention that is not masked by a tensor counts half where it is causal.
-    """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counts = {}
-    for kind, (forward, backward) in _CAUSAL_PLACES.items():
-        name = f"_scaled_dot_product_{kind}_attention"
-        # torch's own count of these refuses keys with fewer heads than the queries
-        counts[getattr(torch.ops.aten, name)] = partial(_attention_flops, forward)
-        counts[getattr(torch.ops.aten, name + "_backward")] = partial(
-            _attention_backward_flops, backward
-        )
-    with FlopCounterMode(display=False, custom_mapping=counts) as counter:
-        run()
-    return int(counter.get_total_flops())
-
-
-_CAUSAL_PLACES = {"flash": (1, 7), "efficient": (3, 7), "cudnn": (3, 10)}
-"""Which argument behind query, key and value says is_causal, forward and backward."""
-
-
-def _attention_flops(
-    place: int, query: Any, key: Any, value: Any, *more: Any, is_causal: bool = False, **_: Any
-) -> int:
-    batch, heads, queries, dim = query
-    flops = 2 * batch * heads * queries * key[2] * (dim + value[3])
-    causal = is_causal or (len(more) > place and more[place] is True)
-    return int(flops // 2 if causal else flops)
-
-
-def _attention_backward_flops(place: int, _: Any, *shapes: Any, **named: Any) -> int:
-    return 5 * _attention_flops(place, *shapes, **named) // 2
 
 
 def _time_ms(run: Callable[[], object]) -> float:
