@@ -6,7 +6,7 @@ sums, so that the order of atomic additions does not matter.
 Memory: depth float32 [views, height, width], mask uint8 [views, height, stride]; the table has
 int64 keys [places], sums [places, 4] (offset x, y, z, and one word with blue and pixels), red and
 green in one word [places], and view bits [places, words]. Flags: points too far away, table full,
-number of voxels, number of tiles.
+number of voxels, number of tiles, tiles taken beyond the first of each program.
 """
 
 import triton
@@ -111,7 +111,10 @@ def fuse_kernel(
     HAS_COLOR: tl.constexpr, HAS_JUMP: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Add the marked pixels of the listed tiles to the table, a tile at a time."""
-    for slot in range(tl.program_id(0), tl.load(flags + 3), tl.num_programs(0)):
+    slot, count = tl.program_id(0), tl.load(flags + 3)
+    while slot < count:
+        # Tiles differ in work: who is done takes the next one, and asks for it a tile ahead.
+        following = tl.atomic_add(flags + 4, 1, sem="relaxed") + tl.num_programs(0)
         tile = tl.load(tiles + slot)
         _fuse_tile(
             depth, mask, poses, color, color_row, color_column, numbers, keys, sums, colors, bits,
@@ -119,6 +122,7 @@ def fuse_kernel(
             (tile % across * 32).to(tl.int32), height, width, stride, color_height, color_width,
             places, words, HAS_COLOR, HAS_JUMP, ROWS,
         )  # fmt: skip
+        slot = following
 
 
 @triton.jit

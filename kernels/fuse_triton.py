@@ -27,7 +27,7 @@ from scenerl.kernels.fuse_torch import UNIT, DenseViews, dense_mask
 from scenerl.kernels.views import Camera, FuseSettings, Patch, Voxels
 
 OFFSET = 1 << 20
-ROWS, GROUPS = 32, 4
+ROWS, GROUPS = 16, 8
 """A tile is ROWS high and 32 pixels wide; GROUPS of them side by side are looked at together."""
 WARPS_PER_PROCESSOR = 16
 FIRST_PLACES, MOST_PLACES = 1 << 18, 1 << 28
@@ -137,7 +137,7 @@ def _fuse(
     down, across = triton.cdiv(height, ROWS), triton.cdiv(width, 32)
     numbers, color_row, color_column = _constants(camera, settings, device)
     keys = torch.full((places,), -1, dtype=torch.int64, device=device)
-    sizes = (places * 4, places, places * words, 2 * most, 2)
+    sizes = (places * 4, places, places * words, 2 * most, 3)
     zeros = torch.zeros(sum(sizes), dtype=torch.int64, device=device).split(sizes)
     sums, colors, bits, ballots, flags = *zeros[:4], zeros[4].view(torch.int32)
     out = torch.empty(most * (2 + words), dtype=torch.int64, device=device)
