@@ -157,7 +157,19 @@ def lift_device_masks(
     settings = fuse_settings(config)
     voters = settings.spread(range(len(mask)))
     cloud = fuse_masks_triton(dense, mask, voters, camera, settings)
-    return _consensus_recipe(cloud.to_voxels(), config)
+    keep = _agreed(cloud.points, cloud.could_see, cloud.marks, config)
+    cloud = cloud.take(keep.nonzero()[:, 0])
+    box = None
+    if len(cloud.points):
+        weights = cloud.counts.double()
+        box = _as_box(fit_box(cloud.points, config.box_trim, weights=weights).tolist())
+    voxels = cloud.to_voxels()
+    return LiftedPatches(
+        points=voxels.points,
+        colors=voxels.colors,
+        box_world=box,
+        views=tuple(voxels.seen_by(np.ones(len(voxels.points), bool))),
+    )
 
 
 def fuse_settings(config: LiftConfig) -> FuseSettings:
@@ -195,9 +207,15 @@ def check_masks(scene: Scene, masks: Mapping[int, np.ndarray]) -> None:
 
 
 def _consensus_recipe(cloud: Voxels, config: LiftConfig) -> LiftedPatches:
-    """Keep what the views agree on; each step looks at what the last one left."""
+    """Keep the voxels that the views agree on."""
     points, marks = torch.from_numpy(cloud.points), torch.from_numpy(cloud.marks)
-    keep = torch.from_numpy(cloud.marks >= config.min_view_share * cloud.could_see.clip(min=1))
+    keep = _agreed(points, torch.from_numpy(cloud.could_see), marks, config)
+    return _kept(cloud, keep, config.box_trim)
+
+
+def _agreed(points: Tensor, could_see: Tensor, marks: Tensor, config: LiftConfig) -> Tensor:
+    """Tell which voxels the views agree on; each step looks at what the last one left."""
+    keep = marks >= config.min_view_share * could_see.clip(min=1)
     if config.outlier_neighbors > 0:
         left = keep.nonzero()[:, 0]
         stays = keep_statistical(points[left], config.outlier_neighbors, config.outlier_std_ratio)
@@ -211,7 +229,7 @@ def _consensus_recipe(cloud: Voxels, config: LiftConfig) -> LiftedPatches:
             min_share=config.component_min_share,
         )
         keep[left[~stays]] = False
-    return _kept(cloud, keep, config.box_trim)
+    return keep
 
 
 def _open3d_recipe(

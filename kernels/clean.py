@@ -12,6 +12,7 @@ from scenerl.kernels.neighbors import (
     is_compiled,
     neighbor_distances,
     neighbors_within,
+    uses,
 )
 from scenerl.kernels.unproject import nearest_pixels, project
 from scenerl.kernels.voxel import voxel_index
@@ -122,6 +123,10 @@ def components(
     label = torch.arange(count, device=points.device)
     if count == 0:
         return label
+    if uses(points, backend) == "triton":
+        from scenerl.kernels.neighbors_triton import components_triton
+
+        return components_triton(points, radius_m, closed)
     cell_m = radius_m * (1 - 1e-6) / 3**0.5
     if is_compiled(points, backend):
         from scenerl.kernels.cells_numba import build_grid, join_cells

@@ -1,4 +1,4 @@
-"""Neighbours in clouds through a hash grid: compiled on CPUs, in torch elsewhere.
+"""Neighbours in clouds: compiled through a hash grid on CPUs, sorted along x on GPUs.
 
 The torch twins are vectorised over blocks of points; candidates are padded per block, at most about
 PAIRS_AT_ONCE of them at a time.
@@ -37,11 +37,15 @@ def neighbor_distances(
     Args:
         points: The cloud.
         count: Neighbours per point, at most n.
-        backend: "auto" compiles on the CPU.
+        backend: "auto" takes numba on the CPU and Triton elsewhere.
 
     Returns:
         Distances in ascending order.
     """
+    if len(points) and uses(points, backend) == "triton":
+        from scenerl.kernels.neighbors_triton import nearest_distances_triton
+
+        return nearest_distances_triton(points, count)
     if len(points) == 0 or not is_compiled(points, backend):
         return _neighbor_distances_torch(points, count)
     return torch.from_numpy(_neighbor_distances_numba(as_float64(points), count)).to(points.dtype)
@@ -94,10 +98,14 @@ def neighbors_within(
     return counts
 
 
+def uses(points: Tensor, backend: Backend) -> Backend:
+    """Return the implementation that serves these points."""
+    return choose_backend(points.device.type) if backend == "auto" else backend
+
+
 def is_compiled(points: Tensor, backend: Backend) -> bool:
-    """Tell whether the compiled side serves these points."""
-    chosen = choose_backend(points.device.type) if backend == "auto" else backend
-    return chosen == "numba"
+    """Tell whether numba serves these points."""
+    return uses(points, backend) == "numba"
 
 
 def as_float64(points: Tensor) -> np.ndarray:
