@@ -79,11 +79,11 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
         ),
         notes=(note,),
     )
-    peers: dict[str, "Callable[[], Box3D | None]"] = {
+    peers: dict[str, Callable[[], Box3D | None]] = {
         "torch, grid": lambda: lift_torch(recording, 0.02),
         "torch, all pairs": lambda: lift_torch(recording, 0.02, all_pairs=True),
     }
-    runs: dict[str, "Callable[[], Box3D | None]"] = {
+    runs: dict[str, Callable[[], Box3D | None]] = {
         "consensus": lambda: lift(recording, config),
         "consensus, no colour": lambda: lift(recording, config, with_colors=False),
     }
