@@ -178,7 +178,7 @@ class _HeadScores(torch.autograd.Function):
         none = (None, None, None, None)
         if grad_logprob is None and grad_entropy is None:
             return None, None, *none
-        if direction is not None and grad_entropy is None:
+        if direction is not None and grad_logprob is not None and grad_entropy is None:
             return (direction * grad_logprob[:, None]).to(hidden.dtype), None, *none
         if grad_logprob is None:
             grad_logprob = torch.zeros_like(entropy)

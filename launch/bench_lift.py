@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scenerl.configs.schema import LiftConfig
@@ -37,12 +38,12 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
     share = sum(int(mask.sum()) for mask in recording.masks) / (frames * size[0] * size[1])
     floor_ms = _floor_ms(recording)
     for voxel_m in (0.02, 0.01):
-        runs = {
-            "consensus": lambda v=voxel_m: lift(recording, LiftConfig(voxel_m=v)),
-            "consensus, no colour": lambda v=voxel_m: lift(
-                recording, LiftConfig(voxel_m=v), with_colors=False
+        runs: dict[str, Callable[[], object]] = {
+            "consensus": partial(lift, recording, LiftConfig(voxel_m=voxel_m)),
+            "consensus, no colour": partial(
+                lift, recording, LiftConfig(voxel_m=voxel_m), with_colors=False
             ),
-            "exact": lambda v=voxel_m: lift(recording, exact_config(v)),
+            "exact": partial(lift, recording, exact_config(voxel_m)),
         }
         for run in runs.values():
             run()  # compiled code is loaded before anything is timed
