@@ -21,8 +21,8 @@ from torch import Tensor
 Rows = tuple[Tensor, Tensor, Tensor, Tensor | None]
 """Per token: log-sum-exp, entropy, gradient of the log-prob, gradient of the entropy if any."""
 CPU_TILE, GPU_TILE = 1 << 20, 1 << 27
-"""Logits of one tile, which memory holds once or twice: 4 MiB of float32 on a CPU, where larger ones
-were no faster, and 256 MiB of bfloat16 on a GPU."""
+"""Logits of one tile, held once or twice: 4 MiB of float32 on a CPU, where larger ones were no faster,
+and 256 MiB of bfloat16 on a GPU."""
 
 
 def head_scores(
@@ -178,7 +178,7 @@ class _HeadScores(torch.autograd.Function):
         none = (None, None, None, None)
         if grad_logprob is None and grad_entropy is None:
             return None, None, *none
-        if direction is not None and grad_entropy is None:
+        if direction is not None and grad_logprob is not None and grad_entropy is None:
             return (direction * grad_logprob[:, None]).to(hidden.dtype), None, *none
         if grad_logprob is None:
             grad_logprob = torch.zeros_like(entropy)

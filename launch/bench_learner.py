@@ -70,7 +70,7 @@ def group_flops(config: Any, pack: Any) -> tuple[float, float]:
     pair = 2 * text.hidden_size
 
     def text_work(tokens: float, pairs: float) -> float:
-        return text.num_hidden_layers * (tokens * layer + pairs * pair)
+        return float(text.num_hidden_layers * (tokens * layer + pairs * pair))
 
     patches = int(pack.encoded.grid_thw.prod())
     blocks, whole = vision.depth, len(vision.fullatt_block_indexes)

@@ -31,7 +31,7 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
                 ids=torch.randint(0, vocabulary, (tokens,), generator=generator).to(device),
             )
             peers, left_out = _peers(device)
-            names = {"scenerl": ours} | (
+            names: dict[str, Score] = {"scenerl": ours} | (
                 {"scenerl, torch passes": _twin} if device == "cuda" else {}
             )
             count = len(names)
