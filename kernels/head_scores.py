@@ -21,8 +21,8 @@ from torch import Tensor
 Rows = tuple[Tensor, Tensor, Tensor, Tensor | None]
 """Per token: log-sum-exp, entropy, gradient of the log-prob, gradient of the entropy if any."""
 CPU_TILE, GPU_TILE = 1 << 20, 1 << 27
-"""Logits of one tile, which memory holds once or twice: 4 MiB of float32 on a CPU, where larger
-ones were no faster, and 256 MiB of bfloat16 on a GPU."""
+"""Logits of one tile, held once or twice: 4 MiB of float32 on a CPU, where larger ones were no
+faster, and 256 MiB of bfloat16 on a GPU."""
 
 
 def head_scores(

@@ -31,9 +31,9 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
                 ids=torch.randint(0, vocabulary, (tokens,), generator=generator).to(device),
             )
             peers, left_out = _peers(device)
-            names: dict[str, Score] = {"scenerl": ours}
-            if device == "cuda":
-                names["scenerl, torch passes"] = _twin
+            names: dict[str, Score] = {"scenerl": ours} | (
+                {"scenerl, torch passes": _twin} if device == "cuda" else {}
+            )
             count = len(names)
             names |= peers
             check_agreement(inputs, names, atol=0.1 if dtype == torch.bfloat16 else 1e-4)

@@ -49,7 +49,7 @@ def segment_attention(
         whole = len(source) == query.shape[2]  # every segment has this length, in order
         place = source.to(query.device)
         batch = [
-            torch.unflatten(row if whole else row[place], 0, (-1, length)).transpose(1, 2)
+            (row if whole else row[place]).reshape(-1, length, *row.shape[1:]).transpose(1, 2)
             for row in rows
         ]  # [segments, heads, length, dim]
         out = torch.nn.functional.scaled_dot_product_attention(
