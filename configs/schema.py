@@ -311,9 +311,14 @@ class ClusterConfig:
     """Shared memory for pixels and weights on their way; None lets Ray take its share."""
     start_timeout_s: float = 300.0
     step_timeout_s: float = 1800.0
+    """Longest wait for one answer of an actor: an update, a weight sync, a prompt's tensors."""
+    rollout_timeout_s: float | None = None
+    """Longest wait for the completions of a step, after which an engine counts as hanging and is
+    replaced; None takes step_timeout_s."""
     max_recoveries: int = 3
     """Losses of an actor in a row, without a step in between, after which the run stops; before
-    that it starts all actors anew and goes on from its newest commit."""
+    that it starts all actors anew and goes on from its newest commit. Also how often one call may
+    replace engines."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

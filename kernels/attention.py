@@ -9,6 +9,8 @@ share when it is told the joined `out` and `lse`: p_ij = exp(s_ij - lse_i) is th
 probability over all keys (the same identity carries ring attention, arXiv:2310.01889).
 """
 
+from functools import cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -110,12 +112,20 @@ def _flash_backward(
 ) -> Grads:
     query, key, value = inputs
     heads, kv_heads = query.shape[1], key.shape[1]
-    none = torch.zeros((), dtype=torch.int64, device=query.device)  # no dropout: no random state
+    seed, offset = _no_dropout(query.device)
     grad_query, grad_key, grad_value = torch.ops.aten._scaled_dot_product_flash_attention_backward(
         grad, query, _for_every_head(key, heads), _for_every_head(value, heads), out, lse,
-        None, None, query.shape[2], key.shape[2], 0.0, causal, none, none, scale=scale,
+        None, None, query.shape[2], key.shape[2], 0.0, causal, seed, offset, scale=scale,
     )  # fmt: skip
     return grad_query, _sum_heads(grad_key, kv_heads), _sum_heads(grad_value, kv_heads)
+
+
+@cache
+def _no_dropout(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the random state that a flash forward without dropout hands to its backward."""
+    some = torch.zeros(1, 1, 8, 64, dtype=torch.bfloat16, device=device)
+    made = torch.ops.aten._scaled_dot_product_flash_attention(some, some, some)
+    return made[6], made[7]
 
 
 def _has_flash(query: Tensor) -> bool:

@@ -11,6 +11,8 @@ import numba
 import numpy as np
 
 EMPTY = -1
+RINGS = 2
+"""Cells looked at around a point's own, in each direction."""
 OFFSET = 1 << 20
 """Cells are counted from -OFFSET to OFFSET - 1 along each axis, 21 bits of a key."""
 
@@ -24,6 +26,7 @@ class Grid(NamedTuple):
     start: np.ndarray  # int64 [cells + 1]: first sorted point of each cell
     table: np.ndarray  # int64 [power of 2]: cell of each place of the hash table, or EMPTY
     edge: float  # metres
+    lower: np.ndarray  # float64 [3]: corner of the cell (0, 0, 0)
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -100,6 +103,7 @@ def build_grid(points: np.ndarray, edge: float) -> Grid:
         start=np.r_[first, len(points)],
         table=make_table(unique, size),
         edge=float(edge),
+        lower=lower,
     )
 
 
@@ -134,30 +138,67 @@ def _insert(best, count, value):
         best[k] = value
 
 
+@numba.njit(cache=True, nogil=True, inline="always")
+def _gap_to_cell(steps, inside, edge):
+    """Return how far, along an axis, a cell is from a point `inside` its own, `steps` away."""
+    if steps > 0:
+        return steps * edge - inside
+    return inside - (steps + 1) * edge if steps < 0 else 0.0
+
+
 @numba.njit(cache=True, nogil=True)
 def nearest(grid, count, todo, first, last, out):
-    """Write the distances to the `count` nearest points where these are nearer than an edge.
+    """Write the distances to the `count` nearest points where RINGS of cells settle them.
 
-    Looks at points that `todo` marks in the sorted cells [first, last). The 27 cells around a point
-    hold every point nearer than an edge: what is settled by them is unmarked.
+    Looks at points that `todo` marks in the sorted cells [first, last), ring by ring around their
+    cells, and skips cells that are too far to matter. What is settled is unmarked.
     """
-    points, order, cells, start, table = grid.points, grid.order, grid.cells, grid.start, grid.table
-    best, runs = np.empty(count, np.float64), np.empty((27, 2), np.int64)
+    points, order, cells, start, edge = grid.points, grid.order, grid.cells, grid.start, grid.edge
+    best, runs = np.empty(count, np.float64), np.empty(((2 * RINGS + 1) ** 3, 5), np.int64)
+    ends, table, lower, safe = np.zeros(RINGS + 2, np.int64), grid.table, grid.lower, 1 - 1e-9
     for cell in range(first, last):
-        found = EMPTY
+        known = EMPTY
         for i in range(start[cell], start[cell + 1]):
             if not todo[order[i]]:
                 continue
-            if found == EMPTY:
-                found = _runs_around(cells, start, table, cell, runs)
+            x = points[i, 0] - lower[0] - cells[cell, 0] * edge
+            y = points[i, 1] - lower[1] - cells[cell, 1] * edge
+            z = points[i, 2] - lower[2] - cells[cell, 2] * edge
+            to_side = min(min(min(x, edge - x), min(y, edge - y)), min(z, edge - z))
             best[:] = np.inf
-            for run in range(found):
-                for j in range(runs[run, 0], runs[run, 1]):
-                    _insert(best, count, squared_gap(points, i, j))
-            if best[count - 1] <= grid.edge * grid.edge:
-                todo[order[i]] = False
-                for k in range(count):
-                    out[order[i], k] = np.sqrt(best[k])
+            for ring in range(RINGS + 1):
+                if known < ring:
+                    known = ring
+                    ends[ring + 1] = _ring(cells, start, table, cell, ring, runs, ends[ring])
+                for run in range(ends[ring], ends[ring + 1]):
+                    dx = _gap_to_cell(runs[run, 2], x, edge)
+                    dy = _gap_to_cell(runs[run, 3], y, edge)
+                    dz = _gap_to_cell(runs[run, 4], z, edge)
+                    if (dx * dx + dy * dy + dz * dz) * safe < best[count - 1]:
+                        for j in range(runs[run, 0], runs[run, 1]):
+                            _insert(best, count, squared_gap(points, i, j))
+                reach = (ring * edge + to_side) * safe
+                if reach > 0 and best[count - 1] <= reach * reach:
+                    todo[order[i]] = False
+                    for k in range(count):
+                        out[order[i], k] = np.sqrt(best[k])
+                    break
+
+
+@numba.njit(cache=True, nogil=True)
+def _ring(cells, start, table, cell, ring, runs, found):
+    """Add the runs of sorted points, and the steps to them, of the cells `ring` steps away."""
+    for dx in range(-ring, ring + 1):
+        for dy in range(-ring, ring + 1):
+            stride = 1 if max(abs(dx), abs(dy)) == ring else 2 * ring
+            for dz in range(-ring, ring + 1, stride):
+                x, y, z = cells[cell, 0] + dx, cells[cell, 1] + dy, cells[cell, 2] + dz
+                other = find_cell(table, cells, x, y, z)
+                if other != EMPTY:
+                    runs[found, 0], runs[found, 1] = start[other], start[other + 1]
+                    runs[found, 2], runs[found, 3], runs[found, 4] = dx, dy, dz
+                    found += 1
+    return found
 
 
 @numba.njit(cache=True, nogil=True)
@@ -176,21 +217,18 @@ def nearest_of_all(points, count, todo, out):
 @numba.njit(cache=True, nogil=True)
 def _runs_around(cells, start, table, cell, runs):
     """Write the runs of sorted points in a cell and the 26 around it; returns how many."""
-    found = 0
-    for step in range(27):
-        x, y = cells[cell, 0] + step // 9 - 1, cells[cell, 1] + step // 3 % 3 - 1
-        other = find_cell(table, cells, x, y, cells[cell, 2] + step % 3 - 1)
-        if other != EMPTY:
-            runs[found, 0], runs[found, 1] = start[other], start[other + 1]
-            found += 1
-    return found
+    found = _ring(cells, start, table, cell, 0, runs, 0)
+    return _ring(cells, start, table, cell, 1, runs, found)
 
 
 @numba.njit(cache=True, nogil=True)
-def count_within(grid, radius, first, last, out):
-    """Write how many points, itself included, lie nearer than `radius`; edge >= radius."""
+def count_within(grid, radius, enough, first, last, out):
+    """Write how many points, itself included, lie nearer than `radius`; edge >= radius.
+
+    Counting ends with the run of points that brings it to `enough`.
+    """
     points, order, cells, start, table = grid.points, grid.order, grid.cells, grid.start, grid.table
-    limit, runs = radius * radius, np.empty((27, 2), np.int64)
+    limit, runs = radius * radius, np.empty((27, 5), np.int64)
     for cell in range(first, last):
         found = _runs_around(cells, start, table, cell, runs)
         for i in range(start[cell], start[cell + 1]):
@@ -198,6 +236,8 @@ def count_within(grid, radius, first, last, out):
             for run in range(found):
                 for j in range(runs[run, 0], runs[run, 1]):
                     near += squared_gap(points, i, j) < limit
+                if near >= enough:
+                    break
             out[order[i]] = near
 
 
@@ -227,20 +267,24 @@ def join_cells(grid, radius, closed):
     The grid's diagonal is less than `radius`: points of one cell belong together, and of two cells
     at most two apart only one pair that is near enough has to be found.
     """
-    points, order, cells, start, table = grid.points, grid.order, grid.cells, grid.start, grid.table
-    parent, limit = np.arange(len(cells)), radius * radius
+    points, order, cells, start = grid.points, grid.order, grid.cells, grid.start
+    parent, limit, keys = np.arange(len(cells)), radius * radius, np.empty(len(cells), np.int64)
     for cell in range(len(cells)):
-        cx, cy, cz = cells[cell, 0], cells[cell, 1], cells[cell, 2]
-        for step in range(63, 125):  # the half of the 5 x 5 x 5 cells around that follows this one
-            x, y, z = cx + step // 25 - 2, cy + step // 5 % 5 - 2, cz + step % 5 - 2
-            other = find_cell(table, cells, x, y, z)
-            if other == EMPTY:
-                continue
-            one, two = _root(parent, cell), _root(parent, other)
-            if one != two:
-                here, there = (start[cell], start[cell + 1]), (start[other], start[other + 1])
-                if _touch(points, here, there, limit, closed):
-                    parent[max(one, two)] = min(one, two)
+        keys[cell] = cell_key(cells[cell, 0], cells[cell, 1], cells[cell, 2])
+    for step in range(12, 25):  # columns of cells along z: this one and those that follow, 5 x 5
+        offset = cell_key(step // 5 - 2, step % 5 - 2, 0) - cell_key(0, 0, 0)
+        low = 0
+        for cell in range(len(cells)):
+            while low < len(keys) and keys[low] < keys[cell] + offset - 2:
+                low += 1
+            other = max(low, cell + 1)
+            while other < len(keys) and keys[other] <= keys[cell] + offset + 2:
+                one, two = _root(parent, cell), _root(parent, other)
+                if one != two:
+                    here, there = (start[cell], start[cell + 1]), (start[other], start[other + 1])
+                    if _touch(points, here, there, limit, closed):
+                        parent[max(one, two)] = min(one, two)
+                other += 1
     lowest = np.full(len(cells), len(points))
     label = np.empty(len(points), np.int64)
     for turn in range(2):
@@ -258,7 +302,7 @@ def join_cells(grid, radius, closed):
 def border_labels(grid, radius, core, label):
     """Give points that are not core the smallest label of a core point nearer than `radius`."""
     points, order, cells, start, table = grid.points, grid.order, grid.cells, grid.start, grid.table
-    limit, runs = radius * radius, np.empty((27, 2), np.int64)
+    limit, runs = radius * radius, np.empty((27, 5), np.int64)
     for cell in range(len(cells)):
         found = EMPTY
         for i in range(start[cell], start[cell + 1]):

@@ -61,7 +61,7 @@ def keep_radius(
 
     Open3D's remove_radius_outlier.
     """
-    return neighbors_within(points, radius_m, backend) > neighbors
+    return neighbors_within(points, radius_m, backend, enough=neighbors + 1) > neighbors
 
 
 def dbscan(
@@ -76,7 +76,7 @@ def dbscan(
     Returns:
         Cluster of each point, -1 for noise.
     """
-    core = neighbors_within(points, radius_m, backend) >= min_points
+    core = neighbors_within(points, radius_m, backend, enough=min_points) >= min_points
     label = torch.full((len(points),), -1, dtype=torch.int64, device=points.device)
     if not bool(core.any()):
         return label

@@ -3,13 +3,15 @@
 import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
 from scenerl.kernels.cells_numba import EMPTY, OFFSET, key_cells
 from scenerl.kernels.fuse_numba import (
+    MOST_PIXELS,
     UNIT,
     Colors,
     Cut,
@@ -24,17 +26,20 @@ from scenerl.kernels.fuse_numba import (
     new_table,
     vote_cut,
 )
-from scenerl.kernels.threads import even_parts, map_threads
+from scenerl.kernels.threads import share_out
 from scenerl.kernels.views import Camera, FuseSettings, Patch, View, Voxels
 
 logger = logging.getLogger(__name__)
+
+Job: TypeAlias = tuple[int, Patch]
+"""Number of an object, and one of its patches."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Work:
     """Views and patches in the form that the kernels take."""
 
-    jobs: list[tuple[int, Patch]]  # object, patch; in the order of the views
+    jobs: list[Job]  # in the order of the views
     depths: list[np.ndarray]  # float32 [height, width], one per view
     colors: list[Colors]
     holes: list[Pinhole]
@@ -65,13 +70,14 @@ def lowest_corner_numba(
     compile_kernels()
     work = _prepare(views, [patches], camera, settings)
 
-    def lowest_part(part: tuple[int, int]) -> np.ndarray:
+    def lowest_of(jobs: Iterator[Job]) -> np.ndarray:
         lowest = np.full(3, np.inf)
-        for _, patch in work.jobs[part[0] : part[1]]:
+        for _, patch in jobs:
             lowest_cut(*work.arguments(patch), lowest)
         return lowest
 
-    return np.asarray(np.min(map_threads(lowest_part, even_parts(len(work.jobs))), axis=0))
+    lows = [np.full(3, np.inf), *share_out(lowest_of, work.jobs)]
+    return np.asarray(np.min(lows, axis=0))
 
 
 @functools.cache
@@ -120,7 +126,7 @@ def _prepare(
     )
 
 
-def _jobs(objects: Sequence[Sequence[Patch]]) -> list[tuple[int, Patch]]:
+def _jobs(objects: Sequence[Sequence[Patch]]) -> list[Job]:
     jobs = [(number, patch) for number, patches in enumerate(objects) for patch in patches]
     return sorted(jobs, key=lambda job: job[1].view)
 
@@ -132,7 +138,7 @@ def _fuse_objects(
     settings: FuseSettings,
 ) -> list[Voxels]:
     work = _prepare(views, objects, camera, settings)
-    shares = map_threads(functools.partial(_fuse_part, work), even_parts(len(work.jobs)))
+    shares = share_out(functools.partial(_fuse_jobs, work), work.jobs)
     clouds = [
         _join([share[number] for share in shares if number in share], work)
         for number in range(len(objects))
@@ -140,18 +146,18 @@ def _fuse_objects(
     work = replace(work, jobs=_jobs([settings.voters(patches) for patches in objects]))
     if settings.tolerance_m is not None:
         columns = [np.ascontiguousarray(cloud.points.T) for cloud in clouds]  # [3, voxels]
-        vote_part = functools.partial(_vote_part, work, columns, settings.tolerance_m)
-        for votes in map_threads(vote_part, even_parts(len(work.jobs))):
+        vote_jobs = functools.partial(_vote_jobs, work, columns, settings.tolerance_m)
+        for votes in share_out(vote_jobs, work.jobs):
             for number, (could_see, marks) in votes.items():
                 clouds[number].could_see[:] += could_see
                 clouds[number].marks[:] += marks
     return clouds
 
 
-def _fuse_part(work: _Work, part: tuple[int, int]) -> dict[int, tuple[Table, int]]:
-    """Fuse some of the patches into tables of this thread, one per object."""
+def _fuse_jobs(work: _Work, jobs: Iterator[Job]) -> dict[int, tuple[Table, int]]:
+    """Fuse patches into tables of this thread, one per object."""
     tables: dict[int, tuple[Table, int]] = {}
-    for number, patch in work.jobs[part[0] : part[1]]:
+    for number, patch in jobs:
         table, used = tables.get(number, (new_table(work.words), 0))
         table = make_room(table, used, int(np.count_nonzero(patch.mask)))
         colors = work.colors[patch.view]
@@ -166,14 +172,15 @@ def _fuse_part(work: _Work, part: tuple[int, int]) -> dict[int, tuple[Table, int
     return tables
 
 
-def _vote_part(
-    work: _Work, columns: Sequence[np.ndarray], tolerance_m: float, part: tuple[int, int]
+def _vote_jobs(
+    work: _Work, columns: Sequence[np.ndarray], tolerance_m: float, jobs: Iterator[Job]
 ) -> dict[int, np.ndarray]:
-    """Count the votes of some of the views: object -> int64 [could see or marks, voxels]."""
+    """Count the votes of views: object -> int64 [could see or marks, voxels]."""
     votes: dict[int, np.ndarray] = {}
-    for number, patch in work.jobs[part[0] : part[1]]:
-        mine = votes.setdefault(number, np.zeros((2, columns[number].shape[1]), np.int64))
-        vote_cut(*work.arguments(patch), columns[number], tolerance_m, *mine)
+    for number, patch in jobs:
+        if number not in votes:
+            votes[number] = np.zeros((2, columns[number].shape[1]), np.int64)
+        vote_cut(*work.arguments(patch), columns[number], tolerance_m, *votes[number])
     return votes
 
 
@@ -212,7 +219,7 @@ def _join(shares: Sequence[tuple[Table, int]], work: _Work) -> Voxels:
     places = np.flatnonzero(table.rows[:, 0] != EMPTY)
     places = places[np.argsort(table.rows[places, 0])]
     rows = table.rows[places]
-    counts = rows[:, 7]
+    counts = rows[:, 7] & MOST_PIXELS
     corners = limits.origin + (key_cells(rows[:, 0]) + limits.base) * limits.voxel
     return Voxels(
         points=corners + rows[:, 1:4] / UNIT / counts[:, None],

@@ -139,7 +139,8 @@ def _fuse(
     keys = torch.full((places,), -1, dtype=torch.int64, device=device)
     sizes = (places * 4, places, places * words, 2 * most, 3)
     zeros = torch.zeros(sum(sizes), dtype=torch.int64, device=device).split(sizes)
-    sums, colors, bits, ballots, flags = *zeros[:4], zeros[4].view(torch.int32)
+    sums, colors, bits, ballots, rest = zeros
+    flags = rest.view(torch.int32)
     out = torch.empty(most * (2 + words), dtype=torch.int64, device=device)
     out_keys, counts, views = out.split((most, most, most * words))
     points, means = torch.empty(2, most, 3, dtype=torch.float64, device=device)

@@ -5,8 +5,11 @@ for each token, the running maximum m, s = sum exp(z - m) and t = sum exp(z - m)
 
     log p(id) = z_id - m - log s        entropy = m + log s - t / s
 
-Backward makes each tile again, turns it in place into d z and multiplies it into the gradients of
-hidden states and weight; tiles do not overlap, so each row of the weight's gradient is made once.
+Where the weight is frozen, forward also keeps a = sum over the other tokens of exp(z - m) w, and
+with it the gradient of the log-prob, ((1 - p(id)) w_id - a / s) / T: backward only scales it.
+
+Otherwise backward makes each tile again, turns it in place into d z and multiplies it into the
+gradients of hidden states and weight; each row of the weight's gradient is made once.
 """
 
 from typing import Any
@@ -17,8 +20,9 @@ from torch import Tensor
 
 Rows = tuple[Tensor, Tensor, Tensor, Tensor | None]
 """Per token: log-sum-exp, entropy, gradient of the log-prob, gradient of the entropy if any."""
-CPU_TILE, GPU_TILE = 1 << 19, 1 << 26
-"""Logits of one tile: about what a core's cache holds, and enough to fill a GPU."""
+CPU_TILE, GPU_TILE = 1 << 20, 1 << 27
+"""Logits of one tile, which memory holds once or twice: 4 MiB of float32 on a CPU, where larger
+ones were no faster, and 256 MiB of bfloat16 on a GPU."""
 
 
 def head_scores(
@@ -26,6 +30,8 @@ def head_scores(
     weight: Float[Tensor, "vocab hidden"],
     ids: Int[Tensor, " tokens"],
     temperature: float = 1.0,
+    *,
+    plain: bool = False,
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"], Int[Tensor, " tokens"]]:
     """Score chosen tokens under softmax(hidden weight^T / temperature).
 
@@ -37,13 +43,15 @@ def head_scores(
         weight: Of the language-model head, without bias.
         ids: The chosen tokens.
         temperature: Positive.
+        plain: Keep to torch's passes on a GPU too.
 
     Returns:
         Log-probs and entropies in nats, float32, differentiable in hidden states and weight; and
         the most likely tokens.
     """
+    ahead = torch.is_grad_enabled() and hidden.requires_grad and not weight.requires_grad
     scores: tuple[Tensor, Tensor, Tensor] = _HeadScores.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, ids, temperature
+        hidden, weight, ids, temperature, plain, ahead
     )
     return scores
 
@@ -65,8 +73,8 @@ class Running:
 
 
 def take_tile(
-    running: Running, logits: Tensor, ids: Tensor, start: int, temperature: float
-) -> None:
+    running: Running, logits: Tensor, ids: Tensor, start: int, temperature: float, *, keep: bool
+) -> Tensor | None:
     """Add a tile to what is known.
 
     Args:
@@ -75,11 +83,15 @@ def take_tile(
         ids: The chosen tokens.
         start: First token of the tile.
         temperature: Positive.
+        keep: Also return exp(z - m), 0 for the chosen tokens, in the dtype of the logits.
     """
     z = logits.float()
     z = z if temperature == 1.0 else z.div_(temperature)
-    top, place = z.max(dim=-1)
-    running.best = torch.where(top > running.maximum, place + start, running.best)
+    top = z.amax(-1)
+    (better,) = (top > running.maximum).nonzero(as_tuple=True)
+    if len(better) > 0:  # seldom after the first tiles
+        rows = z if len(better) == len(z) else z[better]
+        running.best[better] = rows.argmax(-1) + start
     inside, column = _columns(ids, start, z.shape[1])
     found = z.gather(1, column[:, None])[:, 0]
     running.chosen = torch.where(inside, found, running.chosen)
@@ -89,6 +101,10 @@ def take_tile(
     running.total = running.total * shrink + p.sum(-1)
     running.weighted = running.weighted * shrink + torch.linalg.vecdot(p, z)
     running.maximum = maximum
+    if not keep:
+        return None
+    p[inside, column[inside]] = 0.0
+    return p.to(logits.dtype)
 
 
 def tile_gradient(
@@ -122,48 +138,74 @@ def tile_gradient(
 class _HeadScores(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, ids: Tensor, temperature: float
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        ids: Tensor,
+        temperature: float,
+        plain: bool,
+        ahead: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        take, _ = _tile_passes(hidden)
+        take, _ = _tile_passes(hidden, plain)
         running = Running(len(hidden), hidden.device)
+        pulls = torch.zeros_like(hidden, dtype=torch.float32) if ahead else None
+        room = _room(hidden, weight)
         for tile in tiles(hidden, weight):
-            take(running, hidden @ weight[tile].T, ids, tile.start, temperature)
+            maximum = running.maximum.clone()
+            logits = _logits(hidden, weight[tile], room)
+            p = take(running, logits, ids, tile.start, temperature, keep=ahead)
+            if pulls is not None:
+                pulls.mul_((maximum - running.maximum).exp_()[:, None])
+                _add_product(pulls, p, weight[tile])
+        del room
         log_normalizer = running.maximum + running.total.log()
         entropy = log_normalizer - running.weighted / running.total
-        ctx.save_for_backward(hidden, weight, ids, log_normalizer, entropy)
-        ctx.temperature = temperature
+        logprobs = running.chosen - log_normalizer
+        direction = None
+        if pulls is not None:  # -expm1: 1 - p(id), exact where it is small
+            own = weight[ids].float().mul_(-logprobs.expm1()[:, None])
+            direction = own.sub_(pulls.div_(running.total[:, None])).div_(temperature)
+        ctx.save_for_backward(hidden, weight, ids, log_normalizer, entropy, direction)
+        ctx.temperature, ctx.plain = temperature, plain
         ctx.mark_non_differentiable(running.best)
         ctx.set_materialize_grads(False)
-        return running.chosen - log_normalizer, entropy, running.best
+        return logprobs, entropy, running.best
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, ids, log_normalizer, entropy = ctx.saved_tensors
+        hidden, weight, ids, log_normalizer, entropy, direction = ctx.saved_tensors
         grad_logprob, grad_entropy = grads[:2]
+        none = (None, None, None, None)
         if grad_logprob is None and grad_entropy is None:
-            return None, None, None, None
-        _, gradient = _tile_passes(hidden)
+            return None, None, *none
+        if direction is not None and grad_logprob is not None and grad_entropy is None:
+            return (direction * grad_logprob[:, None]).to(hidden.dtype), None, *none
         if grad_logprob is None:
             grad_logprob = torch.zeros_like(entropy)
         if grad_entropy is not None:
             grad_entropy = grad_entropy.contiguous()
         rows = (log_normalizer, entropy, grad_logprob.contiguous(), grad_entropy)
-        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
-        grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if wants_hidden else None
-        grad_weight = torch.empty_like(weight) if wants_weight else None
-        for tile in tiles(hidden, weight):
-            part = weight[tile]
-            grad = gradient(hidden @ part.T, ids, tile.start, ctx.temperature, rows)
-            if grad_hidden is not None:
-                _add_product(grad_hidden, grad, part)
-            if grad_weight is not None:
-                torch.mm(grad.T, hidden, out=grad_weight[tile])
-        return (
-            None if grad_hidden is None else grad_hidden.to(hidden.dtype),
-            grad_weight,
-            None,
-            None,
-        )
+        return *_tile_by_tile(ctx, hidden, weight, ids, rows), *none
+
+
+def _tile_by_tile(
+    ctx: Any, hidden: Tensor, weight: Tensor, ids: Tensor, rows: Rows
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of hidden states and weight from tiles that are made again."""
+    _, gradient = _tile_passes(hidden, ctx.plain)
+    wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+    grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if wants_hidden else None
+    grad_weight = torch.empty_like(weight) if wants_weight else None
+    room = _room(hidden, weight)
+    for tile in tiles(hidden, weight):
+        part = weight[tile]
+        logits = _logits(hidden, part, room)
+        grad = gradient(logits, ids, tile.start, ctx.temperature, rows)
+        if grad_hidden is not None:
+            _add_product(grad_hidden, grad, part)
+        if grad_weight is not None:
+            torch.mm(grad.T, hidden, out=grad_weight[tile])
+    return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight
 
 
 def tiles(hidden: Tensor, weight: Tensor) -> list[slice]:
@@ -173,9 +215,21 @@ def tiles(hidden: Tensor, weight: Tensor) -> list[slice]:
     return [slice(at, min(at + step, len(weight))) for at in range(0, len(weight), step)]
 
 
-def _tile_passes(hidden: Tensor) -> tuple[Any, Any]:
+def _room(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Make room for the largest tile, which all of them share."""
+    widest = tiles(hidden, weight)[0]
+    return hidden.new_empty(len(hidden) * (widest.stop - widest.start))
+
+
+def _logits(hidden: Tensor, part: Tensor, room: Tensor) -> Tensor:
+    """Make a tile of the logits in the room for it."""
+    tile = room[: len(hidden) * len(part)].view(len(hidden), len(part))
+    return torch.mm(hidden, part.T, out=tile)
+
+
+def _tile_passes(hidden: Tensor, plain: bool) -> tuple[Any, Any]:
     """Return the two passes over a tile: Triton on a GPU, plain torch elsewhere."""
-    if not hidden.is_cuda:
+    if plain or not hidden.is_cuda:
         return take_tile, tile_gradient
     from scenerl.kernels import head_scores_triton
 

@@ -1,7 +1,7 @@
 """Triton kernels for the two passes of `kernels/head_scores.py` over a tile of logits.
 
-One program per token reads its row of the tile once, BLOCK logits at a time, with everything that
-is known of the row in registers. Rows are contiguous; the last block of a row is masked.
+One program per token reads its row of the tile, BLOCK logits at a time, with everything that is
+known of the row in registers. Rows are contiguous; the last block of a row is masked.
 """
 
 import torch
@@ -27,33 +27,46 @@ def _take_tile_kernel(
     start,
     width,
     inverse_t,
+    keep: tl.constexpr,
     block: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    m, s = tl.load(maximum + row), tl.load(total + row)
-    t, b = tl.load(weighted + row), tl.load(best + row)
+    first_m, b = tl.load(maximum + row), tl.load(best + row)
+    m = first_m
+    s = tl.zeros((block,), tl.float32)  # sums of every block-th logit: added up once, at the end
+    t = tl.zeros((block,), tl.float32)
     for first in range(0, width, block):
         column = first + tl.arange(0, block)
         used = column < width
-        z = tl.load(logits + row * width + column, mask=used, other=float("-inf"))
-        z = z.to(tl.float32) * inverse_t
+        z = tl.load(logits + row * width + column, mask=used, other=float("-inf")).to(tl.float32)
+        z = z * inverse_t
         top = tl.max(z, axis=0)
-        place = tl.min(tl.where(z == top, column, width), axis=0)  # the first of equals
-        b = tl.where(top > m, (start + place).to(tl.int64), b)
+        if top > m:
+            best_column = tl.min(tl.where(z == top, column, width), axis=0)  # the first of equals
+            b = (start + best_column).to(tl.int64)
         new = tl.maximum(m, top)
         shrink = tl.exp(m - new)
         p = tl.exp(z - new)
-        s = s * shrink + tl.sum(p, axis=0)
-        t = t * shrink + tl.sum(tl.where(used, p * z, 0.0), axis=0)
+        s = s * shrink + p
+        t = t * shrink + tl.where(used, p * z, 0.0)
         m = new
+    shrink = tl.exp(first_m - m)
     tl.store(maximum + row, m)
-    tl.store(total + row, s)
-    tl.store(weighted + row, t)
+    tl.store(total + row, tl.load(total + row) * shrink + tl.sum(s, axis=0))
+    tl.store(weighted + row, tl.load(weighted + row) * shrink + tl.sum(t, axis=0))
     tl.store(best + row, b)
-    column = tl.load(ids + row) - start
-    inside = (column >= 0) & (column < width)
-    z = tl.load(logits + row * width + column, mask=inside, other=0.0).to(tl.float32) * inverse_t
-    tl.store(chosen + row, z, mask=inside)
+    own = tl.load(ids + row) - start
+    inside = (own >= 0) & (own < width)
+    own_z = tl.load(logits + row * width + own, mask=inside, other=0.0).to(tl.float32)
+    tl.store(chosen + row, own_z * inverse_t, mask=inside)
+    if keep:
+        tl.debug_barrier()  # all have read the chosen logit
+        for begin in range(0, width, block):
+            place = begin + tl.arange(0, block)
+            there = place < width
+            logit = tl.load(logits + row * width + place, mask=there, other=0.0).to(tl.float32)
+            kept = tl.where(place == own, 0.0, tl.exp(logit * inverse_t - m))
+            tl.store(logits + row * width + place, kept, mask=there)
 
 
 @triton.jit
@@ -73,14 +86,16 @@ def _tile_gradient_kernel(
 
 
 def take_tile(
-    running: Running, logits: Tensor, ids: Tensor, start: int, temperature: float
-) -> None:
-    """Add a tile to what is known; see `head_scores.take_tile`."""
+    running: Running, logits: Tensor, ids: Tensor, start: int, temperature: float, *, keep: bool
+) -> Tensor | None:
+    """Add a tile to what is known; see `head_scores.take_tile`. What is kept is written over it."""
+    logits = logits.contiguous()
     tokens, width = logits.shape
     _take_tile_kernel[(tokens,)](
-        logits.contiguous(), ids, running.maximum, running.total, running.weighted,
-        running.chosen, running.best, start, width, 1.0 / temperature, block=BLOCK,
+        logits, ids, running.maximum, running.total, running.weighted, running.chosen,
+        running.best, start, width, 1.0 / temperature, keep=keep, block=BLOCK,
     )  # fmt: skip
+    return logits if keep else None
 
 
 def tile_gradient(

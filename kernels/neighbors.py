@@ -52,7 +52,7 @@ def neighbor_distances(
 
 
 def _neighbor_distances_numba(points: np.ndarray, count: int) -> np.ndarray:
-    """Search a grid, for what is not settled one of twice the cell, for the last all points."""
+    """Search a grid, for what is not settled one of larger cells, for the last all points."""
     from scenerl.kernels.cells_numba import build_grid, nearest, nearest_of_all
 
     out, todo = np.empty((len(points), count)), np.ones(len(points), bool)
@@ -60,18 +60,20 @@ def _neighbor_distances_numba(points: np.ndarray, count: int) -> np.ndarray:
     reach = [
         np.sqrt(np.partition(((points - p) ** 2).sum(axis=1), count - 1)[count - 1]) for p in sample
     ]
-    # Small at first: points that a grid leaves unsettled have few neighbours in it.
-    cell = max(float(np.quantile(reach, 0.15)), 1e-9)
+    cell = max(float(np.quantile(reach, 0.75)), 1e-9)
     while np.count_nonzero(todo) > FEW_POINTS:
         grid = build_grid(points, cell)
         map_threads(lambda part: nearest(grid, count, todo, *part, out), _parts(grid))  # noqa: B023
-        cell *= 2
+        cell *= 3
     nearest_of_all(points, count, todo, out)
     return out
 
 
 def neighbors_within(
-    points: Float[Tensor, "n 3"], radius_m: float, backend: Backend = "auto"
+    points: Float[Tensor, "n 3"],
+    radius_m: float,
+    backend: Backend = "auto",
+    enough: int | None = None,
 ) -> Int[Tensor, "n"]:
     """Count the points nearer than `radius_m` to each point, the point itself included.
 
@@ -79,13 +81,15 @@ def neighbors_within(
         points: The cloud.
         radius_m: Positive; a point exactly so far away does not count, as in Open3D.
         backend: "auto" compiles on the CPU.
+        enough: A count that reaches it may end there, whatever else is near.
     """
     if len(points) and is_compiled(points, backend):
         from scenerl.kernels.cells_numba import build_grid, count_within
 
         grid = build_grid(as_float64(points), radius_m)
         out = np.zeros(len(points), np.int64)
-        map_threads(lambda part: count_within(grid, radius_m, *part, out), _parts(grid))
+        most = len(points) if enough is None else enough
+        map_threads(lambda part: count_within(grid, radius_m, most, *part, out), _parts(grid))
         return torch.from_numpy(out)
     counts = torch.zeros(len(points), dtype=torch.int64, device=points.device)
     for rows, candidates, valid in candidate_blocks(points.double(), radius_m):

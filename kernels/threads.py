@@ -1,7 +1,7 @@
 """Split work over as many threads as torch uses; compiled kernels release the GIL."""
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -19,6 +19,13 @@ def map_threads(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         return [work(item) for item in todo]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(work, todo))
+
+
+def share_out(work: Callable[[Iterator[T]], R], items: Iterable[T]) -> list[R]:
+    """Return one result per thread: each draws its next item when it is done with the last."""
+    todo = list(items)
+    drawn = iter(todo)  # CPython hands out each item of a list's iterator once
+    return map_threads(lambda _: work(drawn), range(min(torch.get_num_threads(), len(todo))))
 
 
 def even_parts(count: int, least: int = 1) -> list[tuple[int, int]]:

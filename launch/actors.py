@@ -1,12 +1,14 @@
 """The Ray actors of a run: encoders, engines, learners. Each is a thin shell around its part.
 
-No actor is restarted or detached: state lives on the disk, and a run that lost an actor starts
-again from its last commit. Pixels travel as NumPy arrays through the object store, written once
-and read in place by engine and learner; weights travel once, to all engines.
+No actor is restarted or detached: state lives on the disk, and a run that lost a learner or an
+encoder starts again from its last commit; engines are replaced (`launch/engines.py`). Pixels travel
+as NumPy arrays through the object store, written once and read in place by engine and learner;
+weights travel once, to all engines.
 """
 
 import dataclasses
 import os
+import signal
 import socket
 import warnings
 from collections.abc import Iterator, Sequence
@@ -47,6 +49,19 @@ class Rank:
     world_size: int
     address: str | None = None
     """host:port of rank 0, when there are several."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class EngineState:
+    """What an engine that works says of itself."""
+
+    version: int
+    """Updates that its weights have seen."""
+    checksum: str
+    """Of its log-probs on the probe, made for this answer."""
+    node: str
+    """Ray's id of its node."""
+    pid: int
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
@@ -105,9 +120,14 @@ class EngineActor:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._engine = make_engine(config.model.path, config.model, config.rollout, device=device)
 
-    def ready(self) -> int:
-        """Return the policy version."""
-        return self._engine.policy_version
+    def ready(self) -> EngineState:
+        """Run the probe through the model and say what came out."""
+        return EngineState(
+            version=self._engine.policy_version,
+            checksum=self._engine.checksum(),
+            node=ray.get_runtime_context().get_node_id(),
+            pid=os.getpid(),
+        )
 
     def generate(
         self,
@@ -120,10 +140,10 @@ class EngineActor:
         whole = [_with_pixels(p, array) for p, array in zip(prompts, pixels, strict=True)]
         return self._engine.generate(whole, seeds, temperature=temperature)
 
-    def load_weights(self, chunks: Sequence[Any], version: int, timeout_s: float) -> str:
-        """Take new weights from the object store and return the engine's checksum."""
+    def load_weights(self, chunks: Sequence[Any], version: int, timeout_s: float) -> EngineState:
+        """Take new weights from the object store and run the probe with them."""
         self._engine.load_weights(_unpack_weights(chunks, timeout_s), version)
-        return self._engine.checksum()
+        return self.ready()
 
     def sleep(self) -> bool:
         """Give the device's memory back."""
@@ -132,10 +152,6 @@ class EngineActor:
     def wake(self) -> None:
         """Take it again."""
         self._engine.wake()
-
-    def version(self) -> int:
-        """Return the policy version that the engine holds."""
-        return self._engine.policy_version
 
     def close(self) -> None:
         """Release the engine."""
@@ -184,8 +200,12 @@ class LearnerActor:
         ]
         return self._learner.update(whole)
 
-    def put_weights(self) -> tuple[list[Any], int]:
-        """Put the weights into the object store; rank 0 returns the references and all bytes."""
+    def put_weights(self) -> tuple[list[Any], int, int]:
+        """Put the weights into the object store.
+
+        Returns:
+            References (of rank 0), bytes, and the policy version.
+        """
         references, chunk, size, total = [], [], 0, 0
         for name, tensor in self._learner.weights():
             if self._rank.rank != 0:
@@ -198,7 +218,7 @@ class LearnerActor:
                 chunk, size = [], 0
         if chunk:
             references.append(ray.put(chunk))
-        return references, total
+        return references, total, self._learner.policy_version
 
     def save(self, folder: str) -> int:
         """Write this rank's state, and the model on rank 0; returns the policy version."""
@@ -216,6 +236,18 @@ class LearnerActor:
     def close(self) -> None:
         """Release the learner."""
         self._learner.close()
+
+
+@ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
+def end_process(pid: int) -> bool:
+    """Kill a frozen engine on the node where this runs; whether it was there."""
+    try:
+        if "EngineActor" not in Path(f"/proc/{pid}/cmdline").read_text():
+            return False  # it has ended, and another process has its number
+        os.kill(pid, signal.SIGKILL)
+    except OSError:
+        return False
+    return True
 
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]

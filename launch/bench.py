@@ -52,6 +52,7 @@ examples:
   launch bench lift                              this machine, a table
   launch bench lift --json lift.json --rounds 9  steadier, and for programs
   launch bench decode --quick                    small sizes: does it run here?
+  launch bench learner --only "prompt 1024"      one of its two groups
 
 The JSON is {"rows": [{"case", "variant", "peer", "median_ms", "peer_median_ms", "ratio",
 "peak_mb", "peer_peak_mb", "floor_ms"}], "machine": {...}, "versions": {...}}."""
@@ -72,6 +73,9 @@ def main(argv: list[str], command: str) -> int:
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--threads", type=int, help="threads of each; default: all cores")
     parser.add_argument("--device", default="cpu", help="torch device, for lift: cpu or cuda")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="of learner, what has this in its name"
+    )
     arguments = parser.parse_args(argv)
     if arguments.rounds < 1:
         parser.error(f"--rounds is {arguments.rounds}, expected at least 1")
@@ -80,19 +84,28 @@ def main(argv: list[str], command: str) -> int:
     try:
         with _threads(threads):
             module = importlib.import_module(BENCHES[arguments.name][0])
-            settings = BenchSettings(quick=arguments.quick, device=arguments.device)
-            rows = run_comparisons(module.comparisons(settings), arguments.rounds)
+            settings = BenchSettings(
+                quick=arguments.quick, device=arguments.device, only=arguments.only
+            )
+            facts = machine() | {"threads": threads}
+            rows: list[dict[str, Any]] = []
+            for comparison in module.comparisons(settings):
+                rows += run_comparisons([comparison], arguments.rounds)
+                if arguments.json is not None:  # what is measured stays if a later case fails
+                    report = {"rows": rows, "machine": facts, "versions": versions(module.PACKAGES)}
+                    _write(arguments.json, report)
     except Exception as error:
         code = exit_code(error)
         logger.error("%s: %s", type(error).__name__, error, exc_info=code == 70)
         return code
     if arguments.json is not None:
-        facts = machine() | {"threads": threads}
-        report = {"rows": rows, "machine": facts, "versions": versions(module.PACKAGES)}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         print(f"rows: {arguments.json}")
     return DONE
+
+
+def _write(path: Path, report: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def run_comparisons(comparisons: Iterable[Comparison], rounds: int) -> list[dict[str, Any]]:

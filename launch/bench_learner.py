@@ -2,17 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from scenerl.launch.measure import BenchSettings, Comparison, Entry, count_flops, matmul_speed
+from scenerl.launch.measure import BenchSettings, Comparison, Entry, matmul_speed
 
 PACKAGES = ("transformers", "trl")
 IMAGE, VIDEO, VISION_START, VISION_END = 4, 5, 6, 7
 FIRST_TEXT = 8
-SHAPES = ((4096, 256, 8), (1024, 128, 16))
+SHAPES = ((1024, 128, 16), (4096, 256, 8))
 """Prompt tokens, completion tokens, group size."""
+FLOOR = (
+    "floor: the products of each, forward and backward, at the card's measured {:.0f} TFLOP/s, "
+    "without those that gradient checkpointing repeats"
+)
 
 
 def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
@@ -22,41 +25,74 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
     from scenerl.rl.forward import Pack, PackedPolicy
 
     on_gpu = torch.cuda.is_available()
-    with torch.device("cuda" if on_gpu else "cpu"):
-        model = random_model(large=on_gpu and not settings.quick)
-    model = model.to(torch.bfloat16 if on_gpu else torch.float32)
-    peak = matmul_speed("cuda", torch.bfloat16) if on_gpu else None
+    model = random_model(large=on_gpu and not settings.quick, on_gpu=on_gpu)
     packed = PackedPolicy(model)
+    peak = matmul_speed("cuda", torch.bfloat16) if on_gpu else None
     for prompt, completion, size in ((160, 12, 4),) if settings.quick else SHAPES:
+        case = f"prompt {prompt}, completions {completion}, group of {size}"
+        if settings.only not in case:
+            continue
         encoded = image_prompt(model.config, prompt)
         generator = torch.Generator().manual_seed(1)
         vocabulary = int(model.config.text_config.vocab_size)
         ids = torch.randint(FIRST_TEXT, vocabulary, (size, completion), generator=generator)
         pack = Pack(encoded=encoded, completion_ids=tuple(ids))
         padded = PaddedBatch(model, encoded, ids)
-        _check(packed, pack, padded, atol=0.5 if on_gpu else 1e-3)
-        runs = (partial(_step, model, packed, pack), partial(_step, model, padded, None))
-        floors = [None if peak is None else 1000 * count_flops(run) / peak for run in runs]
+        ours, theirs = _Step(model, packed, pack), _Step(model, padded, None)
+        difference = _check(packed, pack, padded, atol=0.5 if on_gpu else 1e-3)
+        least = [peak and 1000 * count / peak for count in group_flops(model.config, pack)]
         tokens = (size * (prompt + completion), pack.num_tokens)
         yield Comparison(
-            case=f"prompt {prompt}, completions {completion}, group of {size}, "
-            f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M weights "
+            case=f"{case}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M weights "
             f"(tokens: {tokens[0]} against {tokens[1]}, {tokens[0] / tokens[1]:.2f} times fewer)",
-            ours=(Entry(name="scenerl, packed group", run=runs[0], floor_ms=floors[0]),),
-            peers=(Entry(name="TRL, padded batch", run=runs[1], floor_ms=floors[1]),),
-            notes=()
-            if peak is None
-            else (
-                f"floor: the operations of each, recomputation included, at the card's measured "
-                f"{peak / 1e12:.0f} TFLOP/s",
-            ),
+            ours=(Entry(name="scenerl, packed group", run=ours, floor_ms=least[0]),),
+            peers=(Entry(name="TRL, padded batch", run=theirs, floor_ms=least[1]),),
+            notes=(difference, *([] if peak is None else [FLOOR.format(peak / 1e12)])),
         )
 
 
-def random_model(*, large: bool) -> Any:
+def group_flops(config: Any, pack: Any) -> tuple[float, float]:
+    """Return the operations of forward and backward of a group: packed, and one by one.
+
+    A multiplication and an addition for each weight and token and for each pair of the attention,
+    three times (the backward pass makes two products for each of the forward's).
+
+    Args:
+        config: Of the model.
+        pack: A prompt of one image and its completions.
+    """
+    text, vision = config.text_config, config.vision_config
+    prompt, lengths = len(pack.encoded.prompt_ids), [len(ids) for ids in pack.completion_ids]
+    head_dim = text.hidden_size // text.num_attention_heads
+    layer = text.hidden_size * (
+        2 * text.hidden_size + 2 * text.num_key_value_heads * head_dim + 3 * text.intermediate_size
+    )
+    pair = 2 * text.hidden_size
+
+    def text_work(tokens: float, pairs: float) -> float:
+        return float(text.num_hidden_layers * (tokens * layer + pairs * pair))
+
+    patches = int(pack.encoded.grid_thw.prod())
+    blocks, whole = vision.depth, len(vision.fullatt_block_indexes)
+    window = (vision.window_size // vision.patch_size) ** 2
+    tower = blocks * patches * vision.hidden_size * (
+        4 * vision.hidden_size + 3 * vision.intermediate_size
+    ) + 2 * vision.hidden_size * patches * (whole * patches + (blocks - whole) * window)
+    head = sum(lengths) * text.hidden_size * text.vocab_size
+    own = sum(n * prompt + n * n / 2 for n in lengths)
+    packed = text_work(prompt + sum(lengths), prompt**2 / 2 + own)
+    padded = text_work(len(lengths) * prompt + sum(lengths), len(lengths) * prompt**2 / 2 + own)
+    return 6 * (packed + head + tower), 6 * (padded + head + len(lengths) * tower)
+
+
+def random_model(*, large: bool, on_gpu: bool) -> Any:
     """Make a Qwen2.5-VL: as large as the 3B, or one layer of it at an eighth of the width.
 
     The small one's vision tower attends in windows only, as 28 of the 3B's 32 layers do.
+
+    Args:
+        large: The 3B, which recomputes its activations in the backward pass.
+        on_gpu: Make it there, in bfloat16; else in float32.
     """
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -81,7 +117,10 @@ def random_model(*, large: bool) -> Any:
                 "rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24],
             },
         }  # fmt: skip
-        vision = {"depth": 32, "out_hidden_size": 2048}
+        vision = {
+            "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
+            "out_hidden_size": 2048,
+        }  # fmt: skip
     names = {
         "image_token_id": IMAGE, "video_token_id": VIDEO,
         "vision_start_token_id": VISION_START, "vision_end_token_id": VISION_END,
@@ -90,7 +129,10 @@ def random_model(*, large: bool) -> Any:
     config = Qwen2_5_VLConfig(
         text_config=text, vision_config=vision, tie_word_embeddings=large, **names
     )
-    model = Qwen2_5_VLForConditionalGeneration(config).train()
+    with torch.device("cuda" if on_gpu else "cpu"):
+        model = Qwen2_5_VLForConditionalGeneration._from_config(
+            config, dtype=torch.bfloat16 if on_gpu else torch.float32
+        ).train()
     if large:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
@@ -168,21 +210,31 @@ class PaddedBatch:
         return logprobs.flatten(), entropies.flatten()
 
 
-def _step(model: Any, policy: Any, pack: Any) -> None:
-    logprobs, _ = policy([pack])
-    logprobs.mean().backward()
-    model.zero_grad(set_to_none=True)
+class _Step:
+    """Forward and backward of the mean log-prob, in one way."""
+
+    def __init__(self, model: Any, policy: Any, pack: Any) -> None:
+        self._model, self._policy, self._pack = model, policy, pack
+        self._vision = "sdpa" if pack is None else model.model.visual.config._attn_implementation
+
+    def __call__(self) -> None:
+        self._model.model.visual.config._attn_implementation = self._vision
+        logprobs, _ = self._policy([self._pack])
+        logprobs.mean().backward()
+        self._model.zero_grad(set_to_none=True)
 
 
-def _check(packed: Any, pack: Any, padded: Any, *, atol: float) -> None:
-    """Compare the numbers of both ways before their times."""
+def _check(packed: Any, pack: Any, padded: Any, *, atol: float) -> str:
+    """Compare the numbers of both ways before their times, and say how far they are apart."""
     import torch
 
     with torch.no_grad():
-        pairs = zip(packed([pack]), padded([pack]), strict=True)
-        worst = max(float((mine - theirs).abs().max()) for mine, theirs in pairs)
-    if worst > atol:
+        (mine, _), (theirs, _) = packed([pack]), padded([pack])
+        apart = (mine - theirs).abs()
+    worst = float(apart.max())
+    if not worst <= atol:
         raise ValueError(
-            f"packed and padded scores differ by {worst}, allowed are {atol}; their times would "
+            f"packed and padded log-probs differ by {worst}, allowed are {atol}; their times would "
             "mean nothing"
         )
+    return f"log-probs differ by {float(apart.mean()):.2g} on average, {worst:.2g} at most"

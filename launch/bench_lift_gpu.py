@@ -98,11 +98,11 @@ def _boxes(
     recording: DeviceRecording, config: LiftConfig
 ) -> "tuple[dict[str, Callable[[], Box3D | None]], dict[str, Callable[[], Box3D | None]]]":
     """Return the ways to a box, ours and the peers'."""
-    runs = {
+    runs: dict[str, Callable[[], Box3D | None]] = {
         "consensus": lambda: lift(recording, config),
         "consensus, no colour": lambda: lift(recording, config, with_colors=False),
     }
-    peers = {
+    peers: dict[str, Callable[[], Box3D | None]] = {
         "torch, grid": lambda: lift_torch(recording, 0.02),
         "torch, all pairs": lambda: lift_torch(recording, 0.02, all_pairs=True),
     }
@@ -166,8 +166,10 @@ def lift_torch(
     origin = points.amin(dim=0) - voxel_m / 2  # where Open3D's grid begins
     points, _ = voxel_downsample(points, voxel_m, dense.color[frame, v, u].float(), origin)
     if all_pairs:
-        blocks = points.split(2048)
-        nearest = [torch.cdist(b, points).topk(NEIGHBORS, largest=False).values for b in blocks]
+        nearest = [
+            torch.cdist(points[k : k + 2048], points).topk(NEIGHBORS, largest=False).values
+            for k in range(0, len(points), 2048)
+        ]
         distance = torch.cat(nearest).mean(dim=1)
         keep = distance < distance.mean() + STD_RATIO * distance.std()
     else:

@@ -31,14 +31,18 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
                 ids=torch.randint(0, vocabulary, (tokens,), generator=generator).to(device),
             )
             peers, left_out = _peers(device)
-            names = {"scenerl": ours, **peers}
+            names: dict[str, Score] = {"scenerl": ours}
+            if device == "cuda":
+                names["scenerl, torch passes"] = _twin
+            count = len(names)
+            names |= peers
             check_agreement(inputs, names, atol=0.1 if dtype == torch.bfloat16 else 1e-4)
             entries = [Entry(name=n, run=partial(step, inputs, f)) for n, f in names.items()]
             yield Comparison(
                 case=f"{tokens} tokens, hidden {hidden}, vocabulary {vocabulary}, "
                 f"{str(dtype).removeprefix('torch.')}, {'trained' if trained else 'frozen'} head",
-                ours=(entries[0],),
-                peers=tuple(entries[1:]),
+                ours=tuple(entries[:count]),
+                peers=tuple(entries[count:]),
                 left_out=left_out,
             )
 
@@ -87,6 +91,14 @@ def ours(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
     from scenerl.kernels.head_scores import head_scores
 
     logprobs, entropy, _ = head_scores(hidden, weight, ids)
+    return logprobs, entropy
+
+
+def _twin(hidden: Any, weight: Any, ids: Any) -> tuple[Any, Any]:
+    """Score as `ours`, with torch's passes over a tile on a GPU too."""
+    from scenerl.kernels.head_scores import head_scores
+
+    logprobs, entropy, _ = head_scores(hidden, weight, ids, plain=True)
     return logprobs, entropy
 
 

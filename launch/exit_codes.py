@@ -15,7 +15,9 @@ _CODES: dict[str, int] = {
     "ConfigError": BAD_CONFIG,
     "RewardError": BAD_CONFIG,
     "DataError": BAD_DATA,
+    "LostCommitsError": BAD_DATA,
     "ResourceError": NO_RESOURCES,
+    "DiskError": NO_RESOURCES,
     "ActorLostError": STOPPED,
     "EndpointError": STOPPED,
     "Interrupted": STOPPED,
@@ -31,7 +33,7 @@ def exit_code(error: BaseException) -> int:
         return BAD_CONFIG
     if isinstance(error, KeyboardInterrupt):
         return STOPPED
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return STOPPED
     for kind in type(error).__mro__:
         if kind.__name__ in _CODES:

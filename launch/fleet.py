@@ -3,10 +3,11 @@
 import logging
 import os
 import secrets
+import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +15,34 @@ from torch import Tensor
 
 from scenerl.configs.schema import RunConfig
 from scenerl.envs.records import Prompt
-from scenerl.launch.plan import Plan
+from scenerl.launch.plan import RAY_ENVIRONMENT, Plan
+from scenerl.launch.waits import ResourceError, wait_for
 from scenerl.rl.durable import write_json
-from scenerl.rl.fleet import BegunPrompts, EncodeFailure, check_sync
+from scenerl.rl.fleet import BegunPrompts, EncodeFailure
 from scenerl.rl.records import TrainBatch, UpdateResult
 from scenerl.rollout.records import Completion, EncodedPrompt, Group
 
 logger = logging.getLogger(__name__)
 
 
-class ResourceError(RuntimeError):
-    """The machines do not have what the plan needs."""
-
-
-class ActorLostError(RuntimeError):
-    """An actor died or did not answer in time; the run continues from its last commit."""
-
-
 class RayFleet:
     """See `rl.fleet.Fleet`: the same, over Ray actors."""
 
-    def __init__(self, config: RunConfig, plan: Plan, *, with_learner: bool = True) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        plan: Plan,
+        *,
+        with_learner: bool = True,
+        on_loss: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    ) -> None:
         """Start Ray and all actors, and wait until each has loaded.
+
+        Args:
+            config: Resolved settings.
+            plan: What they amount to.
+            with_learner: Whether anything is to be trained.
+            on_loss: Is told of every engine that was lost and replaced.
 
         Raises:
             ResourceError: If a placement group cannot be met in time.
@@ -43,6 +50,7 @@ class RayFleet:
         """
         self._cluster = config.cluster
         start_ray(config, plan)
+        from scenerl.launch.engines import EnginePool
         from scenerl.launch.placement import place
 
         self._pixels: dict[str, Any] = {}
@@ -51,25 +59,29 @@ class RayFleet:
         self._group: Any = None
         self._next_encoder = 0
         self._begun: BegunPrompts[Any] = BegunPrompts()
+        self._runs_ahead = config.train.max_staleness > 0
+        self._kept: Sequence[Any] | None = None
+        """The engines' weights; kept only where the learners go on while the engines work."""
+        self._calling = threading.Lock()
         try:
             placed = place(config, plan, with_learner=with_learner)
             self._group = placed.group
-            self._encoders, self._engines = placed.encoders, placed.engines
-            self._learners = placed.learners
-            roles = [
-                ("encoder", self._encoders),
-                ("learner", self._learners),
-                ("engine", self._engines),
-            ]
-            versions = {
-                name: self._all(name, "loading", actors, "ready", self._cluster.start_timeout_s)
-                for name, actors in roles
-            }
+            self._encoders, self._learners = placed.encoders, placed.learners
+            self._engines = EnginePool(
+                placed.start_engine,
+                placed.num_engines,
+                self._cluster,
+                self._engine_weights if with_learner else None,
+                on_loss,
+            )
+            timeout_s = self._cluster.start_timeout_s
+            self._all("encoder", "loading", self._encoders, "ready", timeout_s)
+            versions = self._all("learner", "loading", self._learners, "ready", timeout_s)
+            self.engine_version = self._engines.admit()
         except BaseException:
             self.close()
             raise
-        self.engine_version = int(versions["engine"][0])
-        self.policy_version = int((versions["learner"] or versions["engine"])[0])
+        self.policy_version = int(versions[0]) if versions else self.engine_version
 
     def encode(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt | EncodeFailure]:
         """Encode over the pool; the pixels stay in the object store."""
@@ -120,28 +132,9 @@ class RayFleet:
         *,
         temperature: float | None = None,
     ) -> list[list[Completion]]:
-        """Spread the prompts over the engines, longest first, and collect in order."""
-        shares = spread_prompts([len(item.prompt_ids) for item in encoded], len(self._engines))
-        calls = [
-            (
-                share,
-                engine.generate.remote(
-                    [encoded[i] for i in share],
-                    [list(seeds[i]) for i in share],
-                    temperature,
-                    *[self._pixels[encoded[i].content_hash] for i in share],
-                ),
-            )
-            for engine, share in zip(self._engines, shares, strict=True)
-            if share
-        ]
-        completions: dict[int, list[Completion]] = {}
-        deadline = time.monotonic() + self._cluster.step_timeout_s
-        for number, (share, call) in enumerate(calls):
-            left = max(deadline - time.monotonic(), 1.0)
-            what = f"engine {number}: completions of {len(share)} prompts"
-            completions |= dict(zip(share, wait_for(call, what, left), strict=True))
-        return [completions[i] for i in range(len(encoded))]
+        """Ask the engines; one that is lost over it is replaced, and makes what it owes."""
+        pixels = [self._pixels[item.content_hash] for item in encoded]
+        return self._engines.generate(encoded, seeds, temperature, pixels)
 
     def logprobs(self, groups: Sequence[Group]) -> list[list[Tensor]]:
         """Ask the learners; every rank takes part, rank 0 answers."""
@@ -160,26 +153,30 @@ class RayFleet:
 
     def sleep(self) -> None:
         """Let engines that can give the GPU's memory to the learners."""
-        self._all("engine", "going to sleep", self._engines, "sleep", self._cluster.step_timeout_s)
+        self._engines.tell("sleep", "going to sleep")
 
     def wake(self) -> None:
         """Wake the engines."""
-        self._all("engine", "waking up", self._engines, "wake", self._cluster.step_timeout_s)
+        self._engines.tell("wake", "waking up")
 
     def sync_weights(self) -> int:
         """Send the weights through the object store, once, and check every engine."""
         if self.engine_version == self.policy_version:
             return 0
-        version, timeout_s = self.policy_version, self._cluster.step_timeout_s
-        chunks, sent = self._learn("weights", "put_weights")[0]
-        checksums = self._all(
-            "engine", "taking weights", self._engines, "load_weights", timeout_s,
-            chunks, version, timeout_s,
-        )  # fmt: skip
-        versions = self._all("engine", "its version", self._engines, "version", timeout_s)
-        check_sync(versions, checksums, version)
+        self._kept = None
+        chunks, sent, version = self._learn("weights", "put_weights")[0]
+        self._engines.load(chunks, version)
         self.engine_version = version
+        if self._runs_ahead:
+            self._kept = chunks
         return int(sent)
+
+    def _engine_weights(self) -> tuple[Sequence[Any], int]:
+        """Return what the engines run: kept from the last sync, or asked of idle learners."""
+        if self._kept is not None:
+            return self._kept, self.engine_version
+        chunks, _, version = self._learn("weights for a new engine", "put_weights")[0]
+        return chunks, int(version)
 
     def save(self, folder: Path) -> None:
         """Let every rank write into the folder."""
@@ -205,7 +202,7 @@ class RayFleet:
         import ray
 
         actors = [
-            *getattr(self, "_engines", ()),
+            *(self._engines.actors if hasattr(self, "_engines") else ()),
             *getattr(self, "_learners", ()),
             *getattr(self, "_encoders", ()),
         ]
@@ -230,7 +227,8 @@ class RayFleet:
         *arguments: Any,
     ) -> list[Any]:
         """Call a method of all actors of a role at once and wait for every answer."""
-        calls = [getattr(actor, method).remote(*arguments) for actor in actors]
+        with self._calling:  # two threads: all ranks have to see their calls in the same order
+            calls = [getattr(actor, method).remote(*arguments) for actor in actors]
         deadline = time.monotonic() + timeout_s
         return [
             wait_for(call, f"{role} {number}: {what}", max(deadline - time.monotonic(), 1.0))
@@ -247,7 +245,7 @@ def start_ray(config: RunConfig, plan: Plan) -> None:
     Raises:
         ResourceError: If more nodes are wanted and no cluster is named.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.update(RAY_ENVIRONMENT)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ["OMP_NUM_THREADS"] = str(config.cluster.threads_per_actor)
@@ -278,8 +276,17 @@ def start_ray(config: RunConfig, plan: Plan) -> None:
     previous = os.umask(0o077)  # sockets, logs and tokens are nobody else's business
     try:
         _init_within(options, config.cluster.start_timeout_s)
+        if not joins:
+            _close_session_folder()
     finally:
         os.umask(previous)
+
+
+def _close_session_folder() -> None:
+    """Keep other users of this machine out of the sockets and logs; Ray opens them to all."""
+    import ray
+
+    os.chmod(ray._private.worker.global_worker.node.get_session_dir_path(), 0o700)
 
 
 def _init_within(options: dict[str, Any], timeout_s: float) -> None:
@@ -301,43 +308,3 @@ def _init_within(options: dict[str, Any], timeout_s: float) -> None:
                     "busy: end other work, raise cluster.start_timeout_s, or use --no-ray"
                 ) from error
             logger.warning("Ray's processes need long to start on this busy machine; once more")
-
-
-def wait_for(reference: Any, what: str, timeout_s: float) -> Any:
-    """Return what an actor answers.
-
-    Raises:
-        ActorLostError: If it dies or the deadline passes; an error raised inside the actor comes
-            as itself.
-    """
-    import ray
-
-    try:
-        return ray.get(reference, timeout=timeout_s)
-    except ray.exceptions.GetTimeoutError as error:
-        raise ActorLostError(
-            f"{what}: no answer within {timeout_s:.0f} s; raise cluster.step_timeout_s or "
-            "cluster.start_timeout_s if it is only slow, and look at the logs in "
-            f"{_log_folder()}"
-        ) from error
-    except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
-        reason = " ".join(str(error).split())[:600]
-        raise ActorLostError(f"{what}: the process died ({reason})") from error
-
-
-def _log_folder() -> str:
-    import ray
-
-    node = ray._private.worker.global_worker.node
-    return str(node.get_logs_dir_path()) if node is not None else "Ray's session folder"
-
-
-def spread_prompts(lengths: Sequence[int], count: int) -> list[list[int]]:
-    """Give each engine about the same number of prompt tokens; indices stay in order."""
-    shares: list[list[int]] = [[] for _ in range(count)]
-    loads = [0] * count
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        lightest = loads.index(min(loads))
-        shares[lightest].append(index)
-        loads[lightest] += lengths[index]
-    return [sorted(share) for share in shares]

@@ -51,6 +51,8 @@ class BenchSettings:
     """Small sizes that show in seconds that the case works; its figures mean little."""
     device: str = "cpu"
     """Torch device of the work, for cases that have a choice."""
+    only: str = ""
+    """Part of the name of the comparisons that are wanted, where a case can leave others out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,15 +162,6 @@ def matmul_speed(device: str, dtype: Any) -> float:
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     times = [_time_ms(lambda: left @ right) for _ in range(11)][1:]
     return 2 * size**3 / (min(times) / 1000)
-
-
-def count_flops(run: Callable[[], object]) -> int:
-    """Return the operations of matrix products, convolutions and attention in one call."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return int(counter.get_total_flops())
 
 
 def _time_ms(run: Callable[[], object]) -> float:

@@ -5,6 +5,7 @@ GPUs shares those of as many learners. On a CPU every actor has a bundle of its 
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -20,8 +21,8 @@ from scenerl.launch.actors import (
     Rank,
     free_address,
 )
-from scenerl.launch.fleet import ResourceError, wait_for
 from scenerl.launch.plan import Plan
+from scenerl.launch.waits import ResourceError, wait_for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,12 +48,14 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Placed:
-    """Started actors, not yet loaded."""
+    """Started actors, not yet loaded, and where the engines go."""
 
     group: Any
     learners: list[Any]
-    engines: list[Any]
     encoders: list[Any]
+    num_engines: int
+    start_engine: Callable[[int], Any]
+    """Starts the engine of a place, for the first time or again."""
 
 
 def layout(config: RunConfig, plan: Plan, *, with_learner: bool) -> Layout:
@@ -150,15 +153,22 @@ def place(config: RunConfig, plan: Plan, *, with_learner: bool) -> Placed:
         for rank, slot in enumerate(where.learners)
     ]
     devices = _shared_devices(where, learners, timeout_s)
-    engines = [
-        engine_class.options(**_options(group, slot)).remote(actor_config, devices[number])
-        for number, slot in enumerate(where.engines)
-    ]
+
+    def start_engine(place: int) -> Any:
+        options = _options(group, where.engines[place])
+        return engine_class.options(**options).remote(actor_config, devices[place])
+
     encoders = [
         encoder_class.options(**_options(group, slot)).remote(actor_config)
         for slot in where.encoders
     ]
-    return Placed(group=group, learners=learners, engines=engines, encoders=encoders)
+    return Placed(
+        group=group,
+        learners=learners,
+        encoders=encoders,
+        num_engines=len(where.engines),
+        start_engine=start_engine,
+    )
 
 
 def _reserve(where: Layout, timeout_s: float) -> Any:

@@ -12,6 +12,15 @@ from scenerl.configs.schema import RunConfig
 
 GIB = 1024**3
 
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # When memory runs out the kernel decides, and it takes reward plug-ins first (they ask for it);
+    # Ray's own monitor knows only its workers and would end a learner for a plug-in's appetite.
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_worker_oom_score_adjustment": "100",
+}
+"""Of every process of a run's own Ray."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelSize:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,12 @@ def open_task(
 
 
 def open_fleet(
-    config: RunConfig, plan: Plan, *, use_ray: bool = True, with_learner: bool = True
+    config: RunConfig,
+    plan: Plan,
+    *,
+    use_ray: bool = True,
+    with_learner: bool = True,
+    on_loss: Callable[[Mapping[str, Any]], None] = lambda _: None,
 ) -> Fleet:
     """Start engines, encoders and learners, over Ray or in this process."""
     model = dataclasses.replace(config.model, path=policy_folder(config.model.path))
@@ -114,7 +119,7 @@ def open_fleet(
     if use_ray:
         from scenerl.launch.fleet import RayFleet
 
-        return RayFleet(config, plan, with_learner=with_learner)
+        return RayFleet(config, plan, with_learner=with_learner, on_loss=on_loss)
     if with_learner and (config.cluster.num_learners > 1 or config.rollout.num_engines > 1):
         raise ConfigError(
             "--no-ray runs one learner and one engine in this process; found "

@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,10 @@ from scenerl.configs.schema import ConfigError, RunConfig
 from scenerl.launch.exit_codes import DONE, NO_RESOURCES, STOPPED
 
 TARGETS = ("slurm", "k8s", "ray")
+TOOL_TIMEOUT_S = 300.0
+"""Longest run of sbatch, kubectl or `ray job`."""
+STATUS_EVERY_S = 30.0
+"""Between two questions to Ray whether a job still runs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +108,7 @@ def submit(job: Job, arguments: argparse.Namespace) -> int:
     if shutil.which(tool) is None:
         print(f"{tool} is not on this machine; hand over {file} where it is", file=sys.stderr)
         return NO_RESOURCES
-    code = subprocess.run(words, check=False).returncode
+    code, _ = run_tool(words)
     print(f"`launch status {job.run}` says where it stands")
     return DONE if code == 0 else NO_RESOURCES
 
@@ -137,7 +142,8 @@ def quoted(words: Sequence[str]) -> str:
 def _run_ray_job(file: Path, job: Job) -> int:
     """Submit to a running Ray cluster and wait; the exit code is that of the run.
 
-    Ray's own exit code of a job is 0 or 1, so the run's comes from its exit.json.
+    Ray's own exit code of a job is 0 or 1, so the run's comes from its exit.json. A job that ended
+    without one was killed, and can continue.
     """
     if not os.environ.get("RAY_ADDRESS"):
         raise ConfigError(
@@ -146,11 +152,49 @@ def _run_ray_job(file: Path, job: Job) -> int:
         )
     ended = job.run / "exit.json"
     ended.unlink(missing_ok=True)
-    if subprocess.run(["bash", str(file)], check=False).returncode:
+    code, said = run_tool(["bash", str(file)])
+    named = re.search(r"raysubmit_\w+", said)
+    if code or named is None:
         return NO_RESOURCES
+    submission = named.group()
     print(f"submitted; `launch logs {job.run} -f` follows it, `launch stop {job.run}` ends it")
+    asked, gone = time.monotonic(), False
     while not ended.is_file():
+        if gone:
+            print(f"Ray's job {submission} ended without a word, to be continued", file=sys.stderr)
+            return STOPPED
+        if time.monotonic() - asked > STATUS_EVERY_S:
+            gone, asked = _job_has_ended(submission), time.monotonic()
         time.sleep(1)
     code = int(json.loads(ended.read_text(encoding="utf-8"))["code"])
     print(f"{job.run} ended with {code}" + (", to be continued" if code == STOPPED else ""))
     return code
+
+
+def run_tool(words: Sequence[str], *, quiet: bool = False) -> tuple[int, str]:
+    """Run a scheduler's tool; one that hangs counts as failed.
+
+    Returns:
+        Its exit code, and what it said.
+    """
+    try:
+        done = subprocess.run(
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=TOOL_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        print(f"`{quoted(words)}` did not end within {TOOL_TIMEOUT_S:g} s", file=sys.stderr)
+        return NO_RESOURCES, ""
+    if not quiet:
+        print(done.stdout, end="")
+    return done.returncode, done.stdout
+
+
+def _job_has_ended(submission: str) -> bool:
+    """Ask Ray whether a job is over; no answer is no."""
+    said = run_tool(["ray", "job", "status", submission], quiet=True)[1]
+    return re.search(r"\b(failed|stopped|succeeded)\b", said, re.IGNORECASE) is not None

@@ -5,6 +5,7 @@ from typing import Any
 
 from scenerl.configs.load import to_yaml
 from scenerl.configs.schema import ConfigError
+from scenerl.launch.plan import RAY_ENVIRONMENT
 from scenerl.launch.submit import Job, quoted
 
 RAY_VERSION = "2.60.0"
@@ -113,7 +114,7 @@ def _pod(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
         "image": arguments.image,
         "workingDir": arguments.mount,
         "env": [
-            {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
+            *({"name": name, "value": value} for name, value in RAY_ENVIRONMENT.items()),
             *(_secret(text) for text in arguments.secret_env),
         ],
         "securityContext": {"allowPrivilegeEscalation": False},

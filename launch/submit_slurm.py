@@ -3,6 +3,7 @@
 import argparse
 from string import Template
 
+from scenerl.launch.plan import RAY_ENVIRONMENT
 from scenerl.launch.submit import Job, quoted
 
 HEAD = Template(
@@ -26,7 +27,7 @@ mkdir -p "$$run/submit"
 
 CLUSTER = r"""
 # Whoever talks to this job's Ray needs its token; the file goes with the job.
-export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
+export RAY_AUTH_MODE=token $environment
 export RAY_AUTH_TOKEN_PATH="$run/submit/token.$SLURM_JOB_ID"
 od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$RAY_AUTH_TOKEN_PATH"
 temp=$(mktemp -d "/tmp/scenerl-$SLURM_JOB_ID-XXXXXX")
@@ -102,4 +103,6 @@ def render_slurm(job: Job, arguments: argparse.Namespace) -> str:
         directives="".join(f"#SBATCH {text}\n" for text, given in directives if given),
     )
     command = quoted(job.words(str(job.run / "submit" / "config.yaml")))
-    return head + (CLUSTER if cluster.nnodes > 1 else "") + DRIVER.substitute(command=command)
+    environment = " ".join(f"{name}={value}" for name, value in RAY_ENVIRONMENT.items())
+    ray = CLUSTER.replace("$environment", environment) if cluster.nnodes > 1 else ""
+    return head + ray + DRIVER.substitute(command=command)

@@ -173,7 +173,7 @@ def _train_through_losses(
         try:
             return _train_in(run_dir, config, plan, use_ray=use_ray)
         except Exception as error:
-            if type(error).__name__ != "ActorLostError":
+            if "ActorLostError" not in {kind.__name__ for kind in type(error).__mro__}:
                 raise
             steps = len(read_lines(run_dir.path / "metrics.jsonl"))
             in_a_row, best = (1, steps) if steps > best else (in_a_row + 1, best)
@@ -200,7 +200,7 @@ def _train_in(run_dir: Any, config: RunConfig, plan: Plan, *, use_ray: bool) -> 
     def should_stop() -> str | None:
         return stop.reason or ("STOP file" if run_dir.stop_requested else None)
 
-    started = time.time()
+    started = time.monotonic()
     samples = read_split(config, config.data.train_split, config.data.max_train_samples)
     held_out = read_split(config, config.data.eval_split, config.data.max_eval_samples)
     spans_s = stage_spans(config)
@@ -209,10 +209,10 @@ def _train_in(run_dir: Any, config: RunConfig, plan: Plan, *, use_ray: bool) -> 
         write_span_report(run_dir.path, samples, spans_s)
     with contextlib.ExitStack() as stack:
         scorer = stack.enter_context(_scorer(config))
-        fleet = open_fleet(config, plan, use_ray=use_ray)
+        fleet = open_fleet(config, plan, use_ray=use_ray, on_loss=run_dir.append_fault)
         stack.callback(fleet.close)
         stop.install()
-        logger.info("engines and learners are ready after %.0f s", time.time() - started)
+        logger.info("engines and learners are ready after %.0f s", time.monotonic() - started)
         measure = Measurement(run_dir, config, fleet, should_stop)
         commit = run_dir.checkpoints.newest()
         metric_logger = stack.enter_context(_logger(run_dir, config, commit.step if commit else 0))

@@ -156,7 +156,7 @@ def _schema() -> Any:
 
 def _check_path(path: str, root: Path, where: str) -> None:
     pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in path:
+    if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path:
         raise DataError(
             f"{where}: media path {path!r} leaves the data folder; expected a path relative to "
             f"{root} without '..'"

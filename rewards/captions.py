@@ -26,6 +26,8 @@ NO_JAVA: Final = (
     "METEOR and the PTB tokeniser need Java, which is not on the PATH: their rows have no value; "
     "install a Java runtime (Debian: default-jre-headless) for them"
 )
+TOKENISER_TIMEOUT_S: Final = 600.0
+"""Longest run of the tokeniser; 100,000 captions take seconds."""
 _LINE_BREAK = re.compile(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 
 
@@ -194,9 +196,19 @@ def ptb_tokenize(texts: Sequence[str]) -> list[str]:
     command = ["java", "-Dfile.encoding=UTF-8", "-cp", library.STANFORD_CORENLP_3_4_1_JAR]
     command += ["edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
     lines = "\n".join(_LINE_BREAK.sub(" ", text) for text in texts)
-    done = subprocess.run(
-        command, cwd=Path(library.__file__).parent, input=lines.encode(), capture_output=True
-    )
+    try:
+        done = subprocess.run(
+            command,
+            cwd=Path(library.__file__).parent,
+            input=lines.encode(),
+            capture_output=True,
+            timeout=TOKENISER_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DataError(
+            f"the PTB tokeniser did not end within {TOKENISER_TIMEOUT_S:g} s on {len(texts)} "
+            "texts; does `java -version` work?"
+        ) from error
     tokens = done.stdout.decode("utf-8", "replace").split("\n")
     if done.returncode or len(tokens) < len(texts):
         detail: Any = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]

@@ -23,6 +23,7 @@ import struct
 import sys
 import traceback
 from collections.abc import Awaitable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -205,6 +206,8 @@ def main(argv: list[str]) -> None:
     """Serve one plug-in over the two pipes given as numbers, for the process given as a number."""
     request_fd, reply_fd, parent_pid = (int(text) for text in argv)
     _die_with(parent_pid)
+    with contextlib.suppress(OSError):  # short of memory, the kernel ends the plug-in, not the run
+        Path("/proc/self/oom_score_adj").write_text("1000")
     for fd in (request_fd, reply_fd):
         os.set_inheritable(fd, False)
     _stand_between(request_fd, reply_fd)

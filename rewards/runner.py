@@ -14,13 +14,13 @@ from scenerl.rewards.loading import (
 )
 from scenerl.rewards.records import RewardError
 from scenerl.rewards.returned import BadReturn, Parts, read_returned
-from scenerl.rewards.worker import Worker, WorkerFault
+from scenerl.rewards.worker import START_TIMEOUT_S, Worker, WorkerFault
 
 logger = logging.getLogger(__name__)
 
-START_TIMEOUT_S: Final = 120.0
-"""For starting a plug-in's process and importing its module."""
 _ASYNC_GRACE_S = 2.0
+_WINDOW: Final = 64
+"""Calls under way at once: a step of any size is sent in pieces, so memory has a bound."""
 _HANGS_IN_A_ROW: Final = 3
 """After so many calls that hang, the rest of a step is not asked: waiting has a bound."""
 
@@ -126,9 +126,9 @@ class PluginRunner:
         """Start the process, import the plug-in there and check its signature."""
         if self._worker is not None:
             return
-        self._worker = Worker()
         request = {"op": "load", "path": self._path, "memory_gib": self._memory_gib}
         try:
+            self._worker = Worker()
             self._worker.send(request, START_TIMEOUT_S)
             reply = self._worker.receive(START_TIMEOUT_S)
         except WorkerFault as fault:
@@ -166,7 +166,7 @@ class PluginRunner:
                 outcomes |= {at: Outcome(parts=None, fault=fault_now) for at in rest}
                 break
             waiting = [at for at in range(len(batches)) if at not in outcomes]
-            asked = waiting if together else waiting[:1]
+            asked = waiting[: self._window if together else 1]
             try:
                 self._ask(batches, asked, state, outcomes)
             except WorkerFault as fault:
@@ -220,6 +220,11 @@ class PluginRunner:
             if not isinstance(answered, int) or answered not in asked or answered in outcomes:
                 raise WorkerFault("bad reply", f"answered call {answered!r}, which was not asked")
             outcomes[answered] = _read_reply(reply, _count(batches[answered]))
+
+    @property
+    def _window(self) -> int | None:
+        """How many calls to send at once; an async function gets all of a step."""
+        return None if self._needs is not None and self._needs.is_async else _WINDOW
 
     def close(self) -> None:
         """End the process and whatever it started. It starts again when it is asked again."""

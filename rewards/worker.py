@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Any, Final
 
 MAX_REPLY_BYTES: Final = 64 * 2**20
+START_TIMEOUT_S: Final = 120.0
+"""For starting a plug-in's process and importing its module."""
+_END_TIMEOUT_S = 10.0
 _OUTPUT_TAIL = 2000
 _MARK = "SCENERL_REWARD_WORKER"
 
@@ -48,9 +51,14 @@ class Worker:
     def __init__(self) -> None:
         """Start the process; it imports nothing of the plug-in yet."""
         self._mark = f"{os.getpid()}-{uuid.uuid4().hex}"
-        self._process, self._request_fd, self._reply_fd, self._output_fd = _STARTER.submit(
-            _start, self._mark
-        ).result()
+        started = _STARTER.submit(_start, self._mark)
+        try:
+            self._process, self._request_fd, self._reply_fd, self._output_fd = started.result(
+                START_TIMEOUT_S
+            )
+        except TimeoutError:
+            text = f"its process did not start within {START_TIMEOUT_S:g} s"
+            raise WorkerFault("timeout", text) from None
         self._exit_fd = os.pidfd_open(self._process.pid)
         self._replies = bytearray()
         self._output = b""
@@ -159,7 +167,8 @@ class Worker:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel, on a dead disk
+            self._process.wait(timeout=_END_TIMEOUT_S)
         for pid in _marked_processes(self._mark):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)

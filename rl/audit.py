@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scenerl.rl.checkpoint import CheckpointStore, verify
+from scenerl.rl.checkpoint import CheckpointStore, step_of, verify
 from scenerl.rl.durable import read_lines
 from scenerl.rl.sampler import EpochSampler
 
@@ -123,21 +123,22 @@ def _check_commits(path: Path, ledger: Sequence[dict[str, Any]]) -> tuple[list[i
     if not folder.is_dir():
         return [], []
     whole, problems = [], []
-    for commit in CheckpointStore.read_only(folder).commits():
-        problem = verify(commit.path)
+    for path in CheckpointStore.read_only(folder).folders():
+        problem = verify(path)
         if problem is not None:
             problems.append(problem)
             continue
-        whole.append(commit.step)
-        kept = read_lines(commit.path / "ledger.jsonl")
-        if kept != [row for row in ledger if row["step"] <= commit.step]:
-            problems.append(f"the ledger inside commit {commit.step} is not the run's up to there")
-        file = commit.path / "trainer.json"
+        step = step_of(path)
+        whole.append(step)
+        kept = read_lines(path / "ledger.jsonl")
+        if kept != [row for row in ledger if row["step"] <= step]:
+            problems.append(f"the ledger inside commit {step} is not the run's up to there")
+        file = path / "trainer.json"
         position = json.loads(file.read_text())["position"] if file.is_file() else None
         drawn = max((row["position"] for row in kept), default=-1) + 1
         if position is not None and position != drawn:
             problems.append(
-                f"commit {commit.step} continues at position {position}, its ledger ends at {drawn}"
+                f"commit {step} continues at position {position}, its ledger ends at {drawn}"
             )
     return whole, problems
 

@@ -19,7 +19,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from scenerl.rl.durable import file_sha256, sync_folder, sync_tree, write_json
+from scenerl.rl.durable import (
+    file_sha256,
+    remove_leftovers,
+    sync_folder,
+    sync_tree,
+    write_json,
+    writing,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +37,10 @@ _STEP = re.compile(r"step_(\d{6,})")
 
 class CheckpointError(RuntimeError):
     """A commit that is damaged, or a writer that may no longer write."""
+
+
+class LostCommitsError(RuntimeError):
+    """A run whose commits are all damaged: starting it afresh would hide that."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,12 +98,14 @@ class CheckpointStore:
 
         Raises:
             CheckpointError: If another process has taken over the run.
+            DiskError: If the disk is full or read-only; the commits before are untouched.
         """
         folder = self.root / f"tmp.{step}.{uuid.uuid4().hex}"
-        folder.mkdir()
         try:
-            yield folder
-            self._seal(folder, step, metrics or {})
+            with writing(self.root / f"step_{step:06d}"):
+                folder.mkdir()
+                yield folder
+                self._seal(folder, step, metrics or {})
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -101,23 +114,28 @@ class CheckpointStore:
     def commits(self) -> list[Commit]:
         """Return the commits whose manifest can be read, oldest first. Hashes are not checked."""
         found = []
-        for path in self.root.iterdir():
-            match = _STEP.fullmatch(path.name)
-            if match and (path / MANIFEST).is_file():
-                with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-                    values = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-                    metrics = dict(values.get("metrics", {}))
-                    found.append(Commit(path=path, step=int(match.group(1)), metrics=metrics))
-        return sorted(found, key=lambda commit: commit.step)
+        for path in self.folders():
+            with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+                values = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+                metrics = dict(values.get("metrics", {}))
+                found.append(Commit(path=path, step=step_of(path), metrics=metrics))
+        return found
+
+    def folders(self) -> list[Path]:
+        """Return the folders of all commits, damaged ones too, oldest first."""
+        named = [path for path in self.root.iterdir() if _STEP.fullmatch(path.name)]
+        return sorted(named, key=step_of)
 
     def newest(self) -> Commit | None:
-        """Return the newest commit whose hashes are right, setting damaged newer ones aside."""
-        names = sorted(
-            (p for p in self.root.iterdir() if _STEP.fullmatch(p.name)),
-            key=lambda p: int(p.name.removeprefix("step_")),
-            reverse=True,
-        )
-        for path in names:
+        """Return the newest commit whose hashes are right, setting damaged newer ones aside.
+
+        Returns:
+            None when the run has made no commit yet.
+
+        Raises:
+            LostCommitsError: If it has made some, and every one is damaged.
+        """
+        for path in reversed(self.folders()):
             problem = verify(path)
             if problem is None:
                 return next(c for c in self.commits() if c.path == path)
@@ -125,6 +143,12 @@ class CheckpointStore:
             logger.warning("%s; it is set aside as %s, the commit before is used", problem, aside)
             path.rename(aside)
             sync_folder(self.root)
+        if lost := sorted(path.name for path in self.root.glob("damaged.*")):
+            raise LostCommitsError(
+                f"{self.root}: all commits are damaged ({', '.join(lost)}), so the run cannot "
+                "continue; restore one as step_N from a backup, or delete the damaged ones to "
+                "start the run afresh"
+            )
         return None
 
     def best(self) -> Commit | None:
@@ -175,6 +199,7 @@ class CheckpointStore:
         sync_folder(self.root)
 
     def _remove_leftovers(self) -> None:
+        remove_leftovers(self.root)
         for left in self.root.glob("tmp.*"):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -187,6 +212,11 @@ class CheckpointStore:
                 commit.path.rename(gone)
         for left in self.root.glob("tmp.old.*"):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def step_of(path: Path) -> int:
+    """Return the step in the name of a commit's folder."""
+    return int(path.name.removeprefix("step_"))
 
 
 def _own_hash(values: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from scenerl.rl.packed_attention import NAME as PACKED_ATTENTION
 from scenerl.rl.packed_attention import PackedRow, use_packed_attention
 from scenerl.rl.policy import stock_model
 from scenerl.rl.token_scores import score_hidden, use_fused_head
+from scenerl.rl.vision_attention import use_segment_attention
 from scenerl.rl.vision_cache import Seen, VisionCache
 from scenerl.rollout.records import EncodedPrompt
 
@@ -128,6 +129,7 @@ class PackedPolicy(nn.Module):
             )
         if config.text_config._attn_implementation == "sdpa":
             use_packed_attention(self.stock)
+        use_segment_attention(self.stock)
         use_fused_head(self.stock.lm_head)
 
     @property

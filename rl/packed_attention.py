@@ -7,6 +7,7 @@ and memory are those of the pairs that see each other.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ class _Completions(torch.autograd.Function):
         lengths: tuple[int, ...],
         scale: float,
     ) -> Tensor:
-        cut = _Ragged(lengths, query.device)
+        cut = _ragged(lengths, query.device)
         seen, seen_lse = attend(query, prompt_key, prompt_value, scale=scale, causal=False)
         own, own_lse = (
             cut.join(part)
@@ -123,19 +124,30 @@ class _Ragged:
     def __init__(self, lengths: tuple[int, ...], device: torch.device) -> None:
         counts = torch.tensor(lengths)
         places = torch.arange(int(counts.max())).expand(len(lengths), -1)
-        self._used = (places < counts[:, None]).to(device)  # [completions, longest]
+        used = places < counts[:, None]  # [completions, longest]
         starts = (counts.cumsum(0) - counts)[:, None]
-        self._source = torch.where(places < counts[:, None], starts + places, 0).to(device)
+        self._unused = None if used.all() else (~used).to(device)
+        self._source = torch.where(used, starts + places, 0).to(device)
+        self._target = used.flatten().nonzero()[:, 0].to(device)
 
     def split(self, tensor: Tensor) -> Tensor:
         """Cut, and pad on the right with zeros: padding is seen by nobody and has no gradient."""
         rows = tensor[0].transpose(0, 1)[self._source]  # [completions, longest, heads, ...]
-        used = self._used.reshape(*self._used.shape, *[1] * (rows.ndim - 2))
-        return rows.masked_fill(~used, 0).transpose(1, 2).contiguous()
+        if self._unused is not None:
+            unused = self._unused.reshape(*self._unused.shape, *[1] * (rows.ndim - 2))
+            rows = rows.masked_fill(unused, 0)
+        return rows.transpose(1, 2).contiguous()
 
     def join(self, tensor: Tensor) -> Tensor:
         """Undo `split`."""
-        return tensor.transpose(1, 2)[self._used].transpose(0, 1)[None].contiguous()
+        rows = tensor.transpose(1, 2).flatten(0, 1)[self._target]  # [tokens, heads, ...]
+        return rows.transpose(0, 1)[None].contiguous()
+
+
+@lru_cache(maxsize=64)
+def _ragged(lengths: tuple[int, ...], device: torch.device) -> _Ragged:
+    """Keep the places of a group: all layers, forward and backward, use the same."""
+    return _Ragged(lengths, device)
 
 
 def use_packed_attention(model: Any) -> None:

@@ -20,7 +20,16 @@ import yaml
 from scenerl.configs.load import to_dict, to_yaml
 from scenerl.configs.schema import ConfigError, RunConfig
 from scenerl.rl.checkpoint import CheckpointStore
-from scenerl.rl.durable import append_line, append_lines, read_lines, write_json, write_lines
+from scenerl.rl.durable import (
+    DiskError,
+    append_line,
+    append_lines,
+    read_lines,
+    remove_leftovers,
+    write_json,
+    write_lines,
+    writing,
+)
 from scenerl.rl.durable import write_text as write_text_durably
 
 logger = logging.getLogger(__name__)
@@ -59,10 +68,12 @@ class RunDir:
         Raises:
             ConfigError: If the folder holds a run with other settings, or of another command.
             RunBusyError: If another process works in it.
+            DiskError: If nothing can be written there.
         """
         self.path = Path(config.output_dir) / config.name
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = self._take_lock()
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = self._take_lock()
         self.config_changed = False
         try:
             self._check_config(config, command, allow_config_changes)
@@ -75,16 +86,21 @@ class RunDir:
             keep=config.train.save_total_limit,
             may_write=self.owns_run,
         )
+        for folder in (".", "journal", "rollouts", "eval", "predictions"):
+            remove_leftovers(self.path / folder)
         self._rollout_steps = max(config.log.rollout_steps, 1)
         (self.path / "STOP").unlink(missing_ok=True)
         (self.path / "exit.json").unlink(missing_ok=True)
 
     def begin_generation(self, fault: Mapping[str, Any]) -> None:
         """Go on after a loss: writers of before can no longer commit, and faults.jsonl says why."""
-        append_line(
-            self.path / "faults.jsonl", {"time": _now(), "generation": self.generation, **fault}
-        )
+        self.append_fault(fault)
         self.generation = self._next_generation()
+
+    def append_fault(self, fault: Mapping[str, Any]) -> None:
+        """Add what was lost, and why, to faults.jsonl."""
+        row = {"time": _now(), "generation": self.generation, **fault}
+        append_line(self.path / "faults.jsonl", row)
 
     def append_quarantine(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add samples whose data are broken, with the reason, to quarantine.jsonl."""
@@ -117,13 +133,15 @@ class RunDir:
     def write_rollouts(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write every completion of a step, whole and flushed, before the learner sees them."""
         folder = self.path / "rollouts"
-        folder.mkdir(exist_ok=True)
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
         write_lines(folder / f"step_{step:06d}.jsonl", rows)
 
     def write_journal(self, step: int, journal: Mapping[str, Any]) -> None:
         """Keep a step's rollouts until it is committed: a restart replays them."""
         folder = self.path / "journal"
-        folder.mkdir(exist_ok=True)
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
         text = json.dumps(journal, ensure_ascii=False)
         row = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "journal": journal}
         write_text_durably(folder / f"step_{step:06d}.json", json.dumps(row, ensure_ascii=False))
@@ -170,7 +188,10 @@ class RunDir:
     def write_exit(self, code: int, reason: str) -> None:
         """Say how the process ended, for launchers that lose the exit code."""
         values = {"code": code, "reason": reason, "time": _now(), "generation": self.generation}
-        write_json(self.path / "exit.json", values)
+        try:
+            write_json(self.path / "exit.json", values)
+        except DiskError as error:  # the run ends for a reason of its own, often this one
+            logger.warning("%s", error)
 
     def close(self) -> None:
         """Give the folder free."""

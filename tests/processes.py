@@ -31,11 +31,11 @@ def descendants(pid: int) -> dict[int, str]:
     return found
 
 
-def kill(pid: int, kind: str) -> str | None:
-    """Send SIGKILL to one process below `pid` whose command line holds `kind`: its line."""
+def kill(pid: int, kind: str, number: int = signal.SIGKILL) -> str | None:
+    """Send a signal to one process below `pid` whose command line holds `kind`: its line."""
     for child, line in sorted(descendants(pid).items()):
         if kind in line:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+                os.kill(child, number)
                 return line
     return None

@@ -1,4 +1,4 @@
-"""Where the time of the lift on a GPU goes, kernel by kernel: python -m tests.bench.profile_lift."""
+"""Where the time of the lift on a GPU goes, kernel by kernel: profile_lift.py FRAMES DEVICE."""
 
 import sys
 
@@ -26,8 +26,8 @@ def main(frames: int, device: str) -> None:
             if device == "cuda":
                 torch.cuda.synchronize()
         order = "self_cuda_time_total" if device == "cuda" else "self_cpu_time_total"
-        print(f"{name}, 5 calls")
-        print(trace.key_averages().table(sort_by=order, row_limit=30, max_name_column_width=60))
+        table = trace.key_averages().table(sort_by=order, row_limit=30, max_name_column_width=60)
+        sys.stdout.write(f"{name}, 5 calls\n{table}\n")
 
 
 if __name__ == "__main__":

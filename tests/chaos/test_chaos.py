@@ -1,13 +1,17 @@
 """kill -9 of any process of a run at random moments: the same command ends with the same bytes.
 
 SCENERL_CHAOS_KILLS (10) kills over SCENERL_CHAOS_SEED (0): the driver, engines, learners, encoders,
-reward children, the raylet and Ray's head. `make chaos`.
+reward children, the raylet and Ray's head. `make chaos`. SCENERL_CHAOS_LEARNERS=2 trains with two
+DeepSpeed ranks, SCENERL_CHAOS_ENGINE=vllm rolls out with vLLM:
+
+    SCENERL_CHAOS_KILLS=100 SCENERL_CHAOS_LEARNERS=2 SCENERL_CHAOS_ENGINE=vllm make chaos
 """
 
 import collections
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +19,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from processes import descendants
-from training_runs import make_inputs, run_child, what_must_agree
+from training_runs import make_inputs, what_must_agree
 
 from scenerl.launch.cli import main
+from scenerl.rl.checkpoint import CheckpointStore
 
 KINDS = (
     "driver", "ray::EngineActor", "ray::LearnerActor", "ray::EncoderActor", "scenerl.rewards",
@@ -26,6 +32,10 @@ KINDS = (
 )  # fmt: skip
 KILLS = int(os.environ.get("SCENERL_CHAOS_KILLS", "10"))
 SEED = int(os.environ.get("SCENERL_CHAOS_SEED", "0"))
+LEARNERS = int(os.environ.get("SCENERL_CHAOS_LEARNERS", "1"))
+ENGINE = os.environ.get("SCENERL_CHAOS_ENGINE", "transformers")
+STEPS = max(12, KILLS)
+"""Enough to kill at; a run that ends before its last kill proves less."""
 RESUMABLE = {75, -signal.SIGKILL, 1}
 """What a run says whose driver or Ray was killed; 1 is Ray ending the driver when its head died."""
 
@@ -34,9 +44,15 @@ RESUMABLE = {75, -signal.SIGKILL, 1}
 @pytest.mark.chaos
 def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     config = str(make_inputs(tmp_path))
-    steps = ["train.max_steps=12", "train.save_steps=3"]
-    whole = ["stage1", "--config", config, "name=whole", "--no-ray", *steps]
-    assert run_child(whole, tmp_path / "whole.log") == 0
+    steps = [f"train.max_steps={STEPS}", "train.save_steps=3", f"rollout.engine={ENGINE}"]
+    if LEARNERS > 1:
+        steps += [f"cluster.num_learners={LEARNERS}", "train.learner=deepspeed"]
+        steps += ["train.zero_stage=2"]
+    # one process where one process can do it: the comparison then spans both ways to run
+    alone = ["--no-ray"] if LEARNERS == 1 else []
+    whole = ["stage1", "--config", config, "name=whole", *alone, *steps]
+    code, _ = start_and_disturb(whole, tmp_path / "whole.log", random.Random(SEED), 0)
+    assert code == 0, (tmp_path / "whole.log").read_text()[-4000:]
     words = ["stage1", "--config", config, "name=chaos", *steps]
     dice, done = random.Random(SEED), collections.Counter[str]()
     log = tmp_path / "chaos.log"
@@ -83,3 +99,40 @@ def strike(driver: int, kind: str, dice: random.Random) -> bool:
         return False
     os.kill(dice.choice(sorted(pids)), signal.SIGKILL)
     return True
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_the_comparison_notices_a_generator_that_is_not_restored(tmp_path: Path) -> None:
+    """The negative control: dropout draws from the learner's generator."""
+    config = str(make_inputs(tmp_path))
+    more = ["model.lora_r=4", "model.lora_dropout=0.3", "train.max_steps=4", "train.save_steps=2"]
+    log = tmp_path / "control.log"
+    results = {}
+    for name, forget in (("whole", None), ("kept", False), ("forgotten", True)):
+        words = ["stage1", "--config", config, f"name={name}", "--no-ray", *more]
+        assert start_and_disturb(words, log, random.Random(SEED), 0)[0] == 0
+        run = tmp_path / "runs" / name
+        if forget is not None:
+            go_back_to_step_2(run, forget=forget)
+            assert start_and_disturb(words, log, random.Random(SEED), 0)[0] == 0
+        results[name] = what_must_agree(run)
+    assert results["kept"] == results["whole"]
+    assert results["forgotten"] != results["whole"]
+    assert results["forgotten"]["ledger.jsonl"] == results["whole"]["ledger.jsonl"]
+
+
+def go_back_to_step_2(run: Path, *, forget: bool) -> None:
+    """Make a finished run one that died after step 2, with or without the generator's state."""
+    (run / "summary.json").unlink()
+    shutil.rmtree(run / "checkpoints" / "step_000004")
+    if not forget:
+        return
+    old = run / "checkpoints" / "step_000002"
+    with CheckpointStore(run / "checkpoints").write(2) as folder:
+        shutil.copytree(old, folder, dirs_exist_ok=True)
+        (folder / "manifest.json").unlink()
+        file = folder / "learner" / "rank0.pt"
+        state = torch.load(file, weights_only=True)
+        fresh = torch.Generator().manual_seed(1234)
+        torch.save({**state, "rng": fresh.get_state()}, file)

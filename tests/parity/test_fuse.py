@@ -129,6 +129,44 @@ def test_colour_frames_of_another_size_are_looked_up_where_they_lie() -> None:
             assert marked == (row >= 0 and column >= 0 and bool(mask[row, column]))
 
 
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 10_000))
+@settings(deadline=None, max_examples=60)
+def test_a_cut_holds_every_marked_pixel_and_no_row_too_many(width, height, seed) -> None:
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((height, width), bool)
+    marked = rng.integers(0, [height, width], (int(rng.integers(0, 4)), 2))
+    mask[marked[:, 0], marked[:, 1]] = True
+    patch = cut_patch(mask, 0, camera((width, height)), "numba")
+    again = np.zeros_like(mask)
+    rows, columns = patch.mask.shape
+    again[patch.top : patch.top + rows, patch.left : patch.left + columns] = patch.mask
+    np.testing.assert_array_equal(again, mask)
+    assert rows == (np.ptp(marked[:, 0]) + 1 if len(marked) else 0)
+
+
+def test_smeared_depth_behind_an_edge_makes_no_voxels() -> None:
+    # A plate at 1 m before a wall at 2 m, and between them a column as a sensor smears it.
+    depth = np.full((12, 16), 2.0, np.float32)
+    depth[:, :6], depth[:, 6] = 1.0, 1.5
+    view, cam = View(depth_m=depth, camera_to_world=np.eye(4)), camera((16, 12))
+    patch = cut_patch(np.ones((12, 16), bool), 0, cam)
+    for jump, steps in ((0.1, {1.0, 2.0}), (0.0, {1.0, 1.5, 2.0})):
+        chosen = FuseSettings(voxel_m=0.01, edge_jump_m=jump)
+        (cloud,) = fuse_objects([view], [[patch]], cam, chosen)
+        assert set(np.round(cloud.points[:, 2], 6).tolist()) == steps
+    # The pixels of the wall beside the smear are behind it by more than the jump: left out too.
+    (cloud,) = fuse_objects([view], [[patch]], cam, FuseSettings(voxel_m=0.01, edge_jump_m=0.1))
+    assert cloud.counts.sum() == 12 * 6 + 12 * 8
+
+
+def test_a_thousand_views_of_one_voxel_are_each_remembered() -> None:
+    view = View(depth_m=np.ones((1, 1), np.float32), camera_to_world=np.eye(4))
+    patches = [Patch(view=k, top=0, left=0, mask=np.ones((1, 1), np.uint8)) for k in range(1000)]
+    (cloud,) = fuse_objects([view] * 1000, [patches], camera((1, 1)), FuseSettings(voxel_m=1.0))
+    assert cloud.counts.tolist() == cloud.marks.tolist() == [1000]
+    assert cloud.seen_by(np.array([True])) == list(range(1000))
+
+
 def test_a_cloud_beyond_the_reach_of_the_keys_is_refused() -> None:
     view = View(depth_m=np.full((2, 2), 3.0, np.float32), camera_to_world=np.eye(4))
     patch = Patch(view=0, top=0, left=0, mask=np.ones((2, 2), np.uint8))
@@ -200,6 +238,7 @@ def test_compiled_neighbour_searches_equal_their_twins(count: int, dtype: torch.
     for radius_m in (0.05, 0.3):
         for function in (
             lambda backend, r=radius_m: neighbors_within(points, r, backend),
+            lambda backend, r=radius_m: neighbors_within(points, r, backend, enough=3) >= 3,
             lambda backend, r=radius_m: components(points, r, backend=backend),
             lambda backend, r=radius_m: components(points, r, closed=False, backend=backend),
             lambda backend, r=radius_m: dbscan(points, r, 4, backend),

@@ -1,6 +1,7 @@
 """Scores from hidden states against log_softmax; Triton passes against their torch twins."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -46,16 +47,29 @@ def test_scores_and_gradients_are_those_of_log_softmax(tokens, vocab, temperatur
         torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("entropy_weight", [0.0, 0.3])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.usefixtures("small_tiles")
-def test_a_frozen_head_and_unused_entropies_cost_no_gradient():
-    hidden, weight, ids = inputs(5, 100)
-    hidden.requires_grad_()
-    logprobs, _, _ = head_scores(hidden, weight, ids)
-    logprobs.sum().backward()
+def test_a_frozen_head_gives_the_same_gradient_of_hidden_states(temperature, entropy_weight):
+    hidden, weight, ids = inputs(5, 300)
+    found = []
+    for function in (head_scores, plain):
+        own = hidden.clone().requires_grad_()
+        logprobs, entropy, _ = function(own, weight, ids, temperature)
+        loss = (torch.linspace(-1, 1, 5) * logprobs).sum()
+        (loss + entropy_weight * entropy.sum() if entropy_weight else loss).backward()
+        found.append(own.grad)
     assert weight.grad is None
-    theirs = hidden.detach().clone().requires_grad_()
-    plain(theirs, weight, ids, 1.0)[0].sum().backward()
-    torch.testing.assert_close(hidden.grad, theirs.grad, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(*found, atol=2e-6, rtol=1e-5)
+
+
+def test_a_sure_token_keeps_its_small_gradient_in_bfloat16():
+    """1 - p(id) is 2e-5 here, far below a rounding of p to bfloat16."""
+    hidden = torch.tensor([[10.8125]], dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.tensor([[1.0], [0.0]], dtype=torch.bfloat16)
+    logprobs, _, _ = head_scores(hidden, weight, torch.tensor([0]))
+    logprobs.sum().backward()
+    assert float(hidden.grad) == pytest.approx(1 / (1 + math.exp(10.8125)), rel=0.01)
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -102,7 +116,9 @@ def passes_side_by_side():
             for module_ in (module, triton_module):
                 running = Running(tokens, torch.device(device))
                 for number, tile in enumerate(tiles):
-                    module_.take_tile(running, tile.clone(), ids, number * width, 0.8)
+                    kept = module_.take_tile(
+                        running, tile.clone(), ids, number * width, 0.8, keep=True
+                    )
                 rows = (
                     running.maximum + running.total.log(),
                     running.weighted / running.total,
@@ -111,7 +127,7 @@ def passes_side_by_side():
                 )
                 grad = module_.tile_gradient(tiles[1].clone(), ids, width, 0.8, rows)
                 states.append([running.total, running.weighted, running.chosen, grad.float()])
-                states[-1].append(running.best.float())
+                states[-1] += [running.best.float(), kept.float()]
             for ours, twin in zip(*states, strict=True):
                 differences.append(float(((ours - twin).abs() / (1 + twin.abs())).max()))
         worst[str(dtype)] = max(differences)
@@ -138,6 +154,28 @@ def test_triton_passes_are_their_torch_twins_under_the_interpreter():
 def check(worst):
     assert worst["torch.float32"] < 1e-5  # sums in another order
     assert worst["torch.bfloat16"] < 2**-7  # a gradient may round to its neighbour
+
+
+def test_the_triton_kernels_compile_for_a_gpu_that_is_not_there():
+    """The interpreter is laxer than the compiler: a name may change its shape in a loop there."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from scenerl.kernels import head_scores_triton as kernels
+
+    floats = ("maximum", "total", "weighted", "chosen", "entropy")
+    floats += ("log_normalizer", "grad_logprob", "grad_entropy")
+    types = dict.fromkeys(floats, "*fp32") | {"logits": "*bf16", "ids": "*i64", "best": "*i64"}
+    types |= {"start": "i32", "width": "i32", "inverse_t": "fp32"}
+    for kernel, constants in (
+        (kernels._take_tile_kernel, {"keep": True, "block": 1024}),
+        (kernels._take_tile_kernel, {"keep": False, "block": 1024}),
+        (kernels._tile_gradient_kernel, {"block": 1024}),
+    ):
+        signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+        source = ASTSource(kernel, signature=signature, constexprs=constants)
+        assert "cubin" in triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm
 
 
 @pytest.mark.gpu

@@ -70,7 +70,7 @@ def test_the_gpus_kernels_agree_with_the_cpus(dtype):
     inputs = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
     results = []
     for device in ("cpu", "cuda"):
-        own = [x.to(device).requires_grad_() for x in inputs]
+        own = [x.to(device, copy=True).requires_grad_() for x in inputs]
         out = packed_attention(*own, ROWS, scale=0.125)
         out.float().square().sum().backward()
         results.append([out.cpu().float(), *(x.grad.cpu().float() for x in own)])

@@ -3,9 +3,10 @@ import dataclasses
 import pytest
 
 from scenerl.configs.schema import ClusterConfig, RolloutConfig, RunConfig
-from scenerl.launch.fleet import ResourceError, spread_prompts
+from scenerl.launch.engines import spread_prompts
 from scenerl.launch.placement import Slot, layout
 from scenerl.launch.plan import make_plan
+from scenerl.launch.waits import ResourceError
 
 
 def config(*, engines: int = 1, width: int = 1, **cluster: object) -> RunConfig:

@@ -123,6 +123,30 @@ def leaves_a_thread(completions):
     threading.Thread(target=time.sleep, args=(1000,)).start()
     return [1.0 for _ in completions]
 
+def stops_its_parent(completions):
+    os.kill(os.getppid(), signal.SIGSTOP)
+    return [1.0 for _ in completions]
+
+def never_ends(completions):
+    import itertools
+    return itertools.repeat(1.0)
+
+def too_many(completions):
+    return [1.0] * 100_000
+
+def recurses(completions):
+    return recurses(completions)
+
+def answers_what_was_not_asked(completions):
+    import json, struct
+    body = json.dumps({"id": 999, "parts": [], "extra": {}, "metrics": {}}).encode()
+    for fd in range(3, 20):
+        try:
+            os.write(fd, struct.pack(">I", len(body)) + body)
+        except OSError:
+            pass
+    return [1.0 for _ in completions]
+
 def hangs_on_one_sample(completions, sample_id, group_id):
     if group_id[0] == "bad":
         time.sleep(1000)
@@ -158,6 +182,10 @@ FAULTS = {
     "closes_everything": ("died", ""),
     "writes_junk": ("bad reply", ""),
     "eats_memory": ("raised", "MemoryError"),
+    "never_ends": ("bad return", "returned repeat"),
+    "too_many": ("bad return", "returned 100000 values for 2 completions"),
+    "recurses": ("raised", "RecursionError"),
+    "answers_what_was_not_asked": ("bad reply", "answered call 999, which was not asked"),
 }
 HARMLESS = (
     "good",
@@ -166,6 +194,7 @@ HARMLESS = (
     "forks_through",
     "starts_a_daemon",
     "leaves_a_thread",
+    "stops_its_parent",
 )
 
 
