@@ -265,12 +265,29 @@ def triton_equals_the_twin(device: str, cases: tuple = SMALL) -> None:
             )
 
 
+def triton_neighbours_equal_the_twins(device: str, counts: tuple[int, ...]) -> None:
+    for count in counts:
+        generator = torch.Generator().manual_seed(count)
+        points = torch.rand(count, 3, generator=generator, dtype=torch.float64)
+        points[: count // 20] *= 40
+        points, k = points.to(device), min(7, count)
+        found = neighbor_distances(points, k, backend="triton")
+        assert torch.allclose(found, neighbor_distances(points, k, backend="torch"), atol=1e-9)
+        for radius_m in (0.05, 0.3):
+            for closed in (True, False):
+                ours = components(points, radius_m, closed, backend="triton")
+                assert torch.equal(ours, components(points, radius_m, closed, backend="torch"))
+
+
 @pytest.mark.slow
-def test_triton_kernels_equal_the_twin_under_the_interpreter() -> None:
+@pytest.mark.parametrize(
+    "check", ["triton_equals_the_twin('cpu')", "triton_neighbours_equal_the_twins('cpu', (1, 90))"]
+)
+def test_triton_kernels_equal_the_twin_under_the_interpreter(check: str) -> None:
     # The interpreter has to be chosen before Triton is imported: a process of its own.
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_fuse import triton_equals_the_twin as check; check('cpu')"
+        f"from test_fuse import *; {check}"
     )
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
@@ -283,3 +300,4 @@ def test_triton_kernels_equal_the_twin_under_the_interpreter() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 def test_triton_kernels_equal_the_twin_on_a_gpu() -> None:
     triton_equals_the_twin("cuda", SMALL + LARGE)
+    triton_neighbours_equal_the_twins("cuda", (1, 90, 3000))
