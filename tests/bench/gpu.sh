@@ -3,7 +3,7 @@
 # Needs torch with CUDA, Triton, transformers and pytest; trl, datasets and liger-kernel for the peers.
 set -u
 export PYTHONPATH="$PWD/typings${PYTHONPATH:+:$PYTHONPATH}" TOKENIZERS_PARALLELISM=false
-bench() { timeout 150 python3 -m scenerl.launch.cli bench "$@" --json "$OUT/$1_gpu.json" > "$OUT/$1_gpu.txt" 2>&1; }
+bench() { timeout 240 python3 -m scenerl.launch.cli bench "$@" --json "$OUT/$1_gpu.json" > "$OUT/$1_gpu.txt" 2>&1; }
 timeout 120 python3 -m pytest -q -m gpu tests/parity/test_head_scores.py tests/parity/test_fuse.py \
     tests/unit/test_packed_attention.py > "$OUT/tests_gpu.txt" 2>&1
 tail -n 25 "$OUT/tests_gpu.txt"
