@@ -126,12 +126,107 @@ def fuse_kernel(
 
 
 @triton.jit
+def _cells(px, py, pz, ox, oy, oz, inverse, voxel, doubt, good):
+    """Return the cells of points, divided only where a product leaves doubt."""
+    cell_x, gap_x = _near_cell(px, ox, inverse)
+    cell_y, gap_y = _near_cell(py, oy, inverse)
+    cell_z, gap_z = _near_cell(pz, oz, inverse)
+    doubtful = good & (tl.minimum(tl.minimum(gap_x, gap_y), gap_z) < doubt)
+    if tl.max(doubtful.to(tl.int32), axis=0) > 0:
+        cell_x, cell_y = tl.floor((px - ox) / voxel), tl.floor((py - oy) / voxel)
+        cell_z = tl.floor((pz - oz) / voxel)
+    return cell_x, cell_y, cell_z
+
+
+@triton.jit
+def _base(poses, ox, oy, oz, voxel):
+    """Return the cell that keys count from, and up to where a product leaves doubt about a cell."""
+    bx = tl.floor((tl.load(poses + 3) - ox) / voxel) - 1048576
+    by = tl.floor((tl.load(poses + 7) - oy) / voxel) - 1048576
+    bz = tl.floor((tl.load(poses + 11) - oz) / voxel) - 1048576
+    # The product is off by less than 1e-6 where cells are counted from near by: divide where the
+    # quotient is nearer than that to a whole number, else always.
+    huge = tl.maximum(tl.maximum(tl.abs(bx), tl.abs(by)), tl.abs(bz)) > 1e8
+    return bx, by, bz, tl.where(huge, 2147483647, 1051772663)  # the upper half of 1e-6
+
+
+@triton.jit
+def _depths(image, v, inside, to_left, to_right, height, width, HAS_JUMP: tl.constexpr):
+    """Return the depth of a row, and of the pixels left and right of it; 0 outside."""
+    row, there = image + v * width, (v >= 0) & (v < height)
+    middle = tl.load(row, mask=inside & there, other=0.0)
+    before, after = middle, middle
+    if HAS_JUMP:
+        before = tl.load(row - 1, mask=to_left & there, other=0.0)
+        after = tl.load(row + 1, mask=to_right & there, other=0.0)
+    return before, middle, after
+
+
+@triton.jit
+def _change_voxel(
+    keys, sums, colors, bits, flags, view, places, words, new, changed, key, place, sum_x, sum_y,
+    sum_z, red_green, blue_pixels, HAS_COLOR: tl.constexpr,
+):  # fmt: skip
+    """Add the runs that end to the table, and begin new ones."""
+    ended = changed & (blue_pixels != 0)
+    _add(sums, colors, place, sum_x, sum_y, sum_z, red_green, blue_pixels, ended, HAS_COLOR)
+    found = _insert(keys, new, changed, places, flags)
+    _mark_view(bits, found, view, changed, words)
+    place, key = tl.where(changed, found, place), tl.where(changed, new, key)
+    sum_x, sum_y = tl.where(changed, 0, sum_x), tl.where(changed, 0, sum_y)
+    sum_z, red_green = tl.where(changed, 0, sum_z), tl.where(changed, 0, red_green)
+    return key, place, sum_x, sum_y, sum_z, red_green, tl.where(changed, 0, blue_pixels)
+
+
+@triton.jit
+def _step(point, origin, cell, voxel, good):
+    """Return offsets in a cell in whole steps, to the nearest even as torch rounds."""
+    steps = (point - (origin + cell * voxel)) * 4294967296.0
+    return tl.where(good, (steps + 6755399441055744.0) - 6755399441055744.0, 0)
+
+
+@triton.jit
+def _take_row(
+    z32, ray_x, ray_y, good, r00, r01, r02, tx, r10, r11, r12, ty, r20, r21, r22, tz, ox, oy, oz,
+    inverse, voxel, bx, by, bz, doubt, keys, sums, colors, bits, flags, view, places, words, key,
+    place, sum_x, sum_y, sum_z, red_green, blue_pixels, far, HAS_COLOR: tl.constexpr,
+):  # fmt: skip
+    """Add the pixels of a row to the runs of their columns."""
+    z = z32.to(tl.float64)
+    x, y = ray_x * z, ray_y * z
+    px, py = r00 * x + r01 * y + r02 * z + tx, r10 * x + r11 * y + r12 * z + ty
+    pz = r20 * x + r21 * y + r22 * z + tz
+    cx, cy, cz = _cells(px, py, pz, ox, oy, oz, inverse, voxel, doubt, good)
+    key_x, key_y, key_z = _whole(cx - bx), _whole(cy - by), _whole(cz - bz)
+    far |= tl.where(good, key_x | key_y | key_z, 0)
+    new = (key_x << 42) | (key_y << 21) | key_z
+    changed = good & (new != key)
+    if tl.max(changed.to(tl.int32), axis=0) > 0:
+        key, place, sum_x, sum_y, sum_z, red_green, blue_pixels = _change_voxel(
+            keys, sums, colors, bits, flags, view, places, words, new, changed, key, place, sum_x,
+            sum_y, sum_z, red_green, blue_pixels, HAS_COLOR,
+        )  # fmt: skip
+    sum_x += _step(px, ox, cx, voxel, good)
+    sum_y += _step(py, oy, cy, voxel, good)
+    sum_z += _step(pz, oz, cz, voxel, good)
+    return key, place, sum_x, sum_y, sum_z, red_green, blue_pixels + good.to(tl.int64), far
+
+
+@triton.jit
+def _color(pixel, good):
+    """Return red, green and blue of pixels, 0 where they do not count."""
+    red = tl.load(pixel, mask=good, other=0).to(tl.int64)
+    green = tl.load(pixel + 1, mask=good, other=0).to(tl.int64)
+    return red, green, tl.load(pixel + 2, mask=good, other=0).to(tl.int64)
+
+
+@triton.jit
 def _fuse_tile(
     depth, mask, poses, color, color_row, color_column, numbers, keys, sums, colors, bits, flags,
     view, top, left, height, width, stride, color_height, color_width, places, words,
     HAS_COLOR: tl.constexpr, HAS_JUMP: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Walk down 32 columns, one per lane."""
+    """Walk down 32 columns, one per lane. What rows need is loaded a row ahead."""
     u = left + tl.arange(0, 32)
     inside, to_left, to_right = u < width, (u > 0) & (u <= width), u + 1 < width
     image, marks, pose = depth + view * height * width + u, mask + view * height * stride + u, poses
@@ -141,14 +236,7 @@ def _fuse_tile(
     r20, r21, r22, tz = tl.load(pose + 8), tl.load(pose + 9), tl.load(pose + 10), tl.load(pose + 11)
     ox, oy, oz = tl.load(numbers + 10), tl.load(numbers + 11), tl.load(numbers + 12)
     voxel, inverse, jump = tl.load(numbers + 7), tl.load(numbers + 13), tl.load(numbers + 6)
-    jump = jump.to(tl.float32)
-    bx = tl.floor((tl.load(poses + 3) - ox) / voxel) - 1048576
-    by = tl.floor((tl.load(poses + 7) - oy) / voxel) - 1048576
-    bz = tl.floor((tl.load(poses + 11) - oz) / voxel) - 1048576
-    # The product is off by less than 1e-6 where cells are counted from near by: divide where the
-    # quotient is nearer than that to a whole number, else always.
-    huge = tl.maximum(tl.maximum(tl.abs(bx), tl.abs(by)), tl.abs(bz)) > 1e8
-    doubt = tl.where(huge, 2147483647, 1051772663)  # the latter is the upper half of 1e-6
+    bx, by, bz, doubt = _base(poses, ox, oy, oz, voxel)
     ray_x = tl.load(numbers + 16 + height + u, mask=inside, other=0.0)
     nothing, zero = tl.zeros([32], tl.int64), tl.zeros([32], tl.float64)
     key, red_green, blue_pixels, place = nothing - 1, nothing, nothing, tl.zeros([32], tl.int32)
@@ -158,87 +246,35 @@ def _fuse_tile(
         column = tl.load(color_column + u, mask=inside, other=0)
         color += view * color_height * color_width * 3
     marked = tl.load(marks + top * stride, mask=inside, other=0)
-    z32 = tl.load(image + top * width, mask=inside, other=0.0)
-    above = tl.full([32], float("inf"), tl.float32)
-    here, before, after, below = above, z32, z32, z32
-    if HAS_JUMP:
-        row = image + (top - 1) * width
-        one = tl.load(row - 1, mask=to_left & (top > 0), other=0.0)
-        two = tl.load(row, mask=inside & (top > 0), other=0.0)
-        above = _nearest(one, two, tl.load(row + 1, mask=to_right & (top > 0), other=0.0))
-        row += width
-        one = tl.load(row - 1, mask=to_left, other=0.0)
-        here = _nearest(one, z32, tl.load(row + 1, mask=to_right, other=0.0))
-        more = top + 1 < height
-        before = tl.load(row + width - 1, mask=to_left & more, other=0.0)
-        after = tl.load(row + width + 1, mask=to_right & more, other=0.0)
-    below = tl.load(image + (top + 1) * width, mask=inside & (top + 1 < height), other=0.0)
+    b, m, a = _depths(image, top - 1, inside, to_left, to_right, height, width, HAS_JUMP)
+    above = _nearest(b, m, a)
+    b, z32, a = _depths(image, top, inside, to_left, to_right, height, width, HAS_JUMP)
+    here = _nearest(b, z32, a)
+    b, m, a = _depths(image, top + 1, inside, to_left, to_right, height, width, HAS_JUMP)
     for v in range(top, min(top + ROWS, height)):
-        # What the next rows need is on its way while this one is worked on.
         next_marked = tl.load(marks + (v + 1) * stride, mask=inside & (v + 1 < height), other=0)
-        more = v + 2 < height
-        row = image + (v + 2) * width
-        next_below = tl.load(row, mask=inside & more, other=0.0)
-        next_before, next_after, nearest_below = before, after, above
+        nb, nm, na = _depths(image, v + 2, inside, to_left, to_right, height, width, HAS_JUMP)
+        good, below = (marked != 0) & (z32 > 0), _nearest(b, m, a)
         if HAS_JUMP:
-            next_before = tl.load(row - 1, mask=to_left & more, other=0.0)
-            next_after = tl.load(row + 1, mask=to_right & more, other=0.0)
-            nearest_below = _nearest(before, below, after)
-        good = (marked != 0) & (z32 > 0)
-        if HAS_JUMP:
-            good = good & (tl.minimum(tl.minimum(above, here), nearest_below) >= z32 - jump)
-        if HAS_COLOR:  # of the row above, which has had time to come
-            red_green += (red << 32) | green
-            blue_pixels += blue << 32
-            red, green, blue = nothing, nothing, nothing
+            nearest = tl.minimum(tl.minimum(above, here), below)
+            good = good & (nearest >= z32 - jump.to(tl.float32))
+        red_green += (red << 32) | green  # of the row above, which has had time to come
+        blue_pixels += blue << 32
+        red, green, blue = nothing, nothing, nothing
         if tl.max(good.to(tl.int32), axis=0) > 0:
-            z = z32.to(tl.float64)
-            x, y = ray_x * z, tl.load(numbers + 16 + v) * z
-            px, py = r00 * x + r01 * y + r02 * z + tx, r10 * x + r11 * y + r12 * z + ty
-            pz = r20 * x + r21 * y + r22 * z + tz
-            cell_x, gap_x = _near_cell(px, ox, inverse)
-            cell_y, gap_y = _near_cell(py, oy, inverse)
-            cell_z, gap_z = _near_cell(pz, oz, inverse)
-            doubtful = good & (tl.minimum(tl.minimum(gap_x, gap_y), gap_z) < doubt)
-            if tl.max(doubtful.to(tl.int32), axis=0) > 0:
-                cell_x, cell_y = tl.floor((px - ox) / voxel), tl.floor((py - oy) / voxel)
-                cell_z = tl.floor((pz - oz) / voxel)
-            key_x, key_y, key_z = _whole(cell_x - bx), _whole(cell_y - by), _whole(cell_z - bz)
-            far |= tl.where(good, key_x | key_y | key_z, 0)
-            new = (key_x << 42) | (key_y << 21) | key_z
-            changed = good & (new != key)
-            if tl.max(changed.to(tl.int32), axis=0) > 0:
-                ended = changed & (blue_pixels != 0)
-                _add(
-                    sums, colors, place, sum_x, sum_y, sum_z, red_green, blue_pixels, ended,
-                    HAS_COLOR,
-                )  # fmt: skip
-                found = _insert(keys, new, changed, places, flags)
-                _mark_view(bits, found, view, changed, words)
-                place, key = tl.where(changed, found, place), tl.where(changed, new, key)
-                sum_x, sum_y = tl.where(changed, 0, sum_x), tl.where(changed, 0, sum_y)
-                sum_z = tl.where(changed, 0, sum_z)
-                red_green = tl.where(changed, 0, red_green)
-                blue_pixels = tl.where(changed, 0, blue_pixels)
-            # Whole numbers below 2^53, thus exact; rounded to the nearest even as torch does.
-            unit, even = 4294967296.0, 6755399441055744.0
-            sum_x += tl.where(good, ((px - (ox + cell_x * voxel)) * unit + even) - even, 0)
-            sum_y += tl.where(good, ((py - (oy + cell_y * voxel)) * unit + even) - even, 0)
-            sum_z += tl.where(good, ((pz - (oz + cell_z * voxel)) * unit + even) - even, 0)
-            blue_pixels += good.to(tl.int64)
+            key, place, sum_x, sum_y, sum_z, red_green, blue_pixels, far = _take_row(
+                z32, ray_x, tl.load(numbers + 16 + v), good, r00, r01, r02, tx, r10, r11, r12, ty,
+                r20, r21, r22, tz, ox, oy, oz, inverse, voxel, bx, by, bz, doubt, keys, sums,
+                colors, bits, flags, view, places, words, key, place, sum_x, sum_y, sum_z,
+                red_green, blue_pixels, far, HAS_COLOR,
+            )  # fmt: skip
             if HAS_COLOR:
                 pixel = color + (tl.load(color_row + v) * color_width + column) * 3
-                red = tl.load(pixel, mask=good, other=0).to(tl.int64)
-                green = tl.load(pixel + 1, mask=good, other=0).to(tl.int64)
-                blue = tl.load(pixel + 2, mask=good, other=0).to(tl.int64)
-        marked, z32, above, here = next_marked, below, here, nearest_below
-        before, below, after = next_before, next_below, next_after
-    red_green += (red << 32) | green
-    blue_pixels += blue << 32
-    _add(
-        sums, colors, place, sum_x, sum_y, sum_z, red_green, blue_pixels, blue_pixels != 0,
-        HAS_COLOR,
-    )  # fmt: skip
+                red, green, blue = _color(pixel, good)
+        marked, z32, above, here, b, m, a = next_marked, m, here, below, nb, nm, na
+    red_green, blue_pixels = red_green + ((red << 32) | green), blue_pixels + (blue << 32)
+    ended = blue_pixels != 0
+    _add(sums, colors, place, sum_x, sum_y, sum_z, red_green, blue_pixels, ended, HAS_COLOR)
     if tl.max(far >> 21, axis=0) != 0 or tl.min(far, axis=0) < 0:
         tl.atomic_max(flags, 1, sem="relaxed")
 

@@ -186,7 +186,7 @@ def lift_torch(
 def make_device_recording(
     num_frames: int, size: tuple[int, int], device: str, seed: int = 0, *, faults: bool = True
 ) -> DeviceRecording:
-    """Ray-cast the room from a circle around the table, with a sensor's and a tracker's faults."""
+    """Ray-cast the room from a circle around the table, with a sensor's and tracker's `faults`."""
     import numpy as np
     import torch
 
