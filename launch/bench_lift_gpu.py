@@ -231,16 +231,12 @@ def make_device_recording(
 def _circle(num_frames: int) -> "np.ndarray":
     import numpy as np
 
+    from scenerl.preprocess.rooms_layout import look_at
+
     middle, poses = np.array([3.0, 2.5, 0.24]), []
     for angle in np.linspace(0, 2 * np.pi, num_frames, endpoint=False):
         eye = middle + np.array([2.1 * np.cos(angle), 2.1 * np.sin(angle), 1.15])
-        forward = (middle - eye) / np.linalg.norm(middle - eye)
-        right = np.cross(forward, [0.0, 0.0, 1.0])
-        right /= np.linalg.norm(right)
-        pose = np.eye(4)
-        pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
-        pose[:3, 3] = eye
-        poses.append(pose)
+        poses.append(look_at(eye, middle))
     return np.stack(poses)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from scenerl.kernels.views import Camera, View
 from scenerl.preprocess.records import Box3D
-from scenerl.preprocess.rooms_layout import Piece, Room, furnish
+from scenerl.preprocess.rooms_layout import Piece, Room, furnish, look_at
 from scenerl.preprocess.rooms_render import RoomRenderer
 
 BOX_SHARE = 0.08
@@ -87,13 +87,7 @@ def _circle(
     for angle in np.linspace(0, 2 * np.pi, num_frames, endpoint=False):
         eye = middle + radius * np.array([np.cos(angle), np.sin(angle), 0.35])
         eye = np.clip(eye, 0.25, np.array(room.size) - 0.25)
-        forward = (middle - eye) / np.linalg.norm(middle - eye)
-        right = np.cross(forward, [0.0, 0.0, 1.0])
-        right /= np.linalg.norm(right)
-        pose = np.eye(4)
-        pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
-        pose[:3, 3] = eye
-        poses.append(pose)
+        poses.append(look_at(eye, middle))
     return poses
 
 

@@ -90,6 +90,22 @@ def draw_walk(size: tuple[float, float, float], rng: np.random.Generator) -> Wal
     )
 
 
+def look_at(eye: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return camera_to_world of a level camera that looks at a point: [4, 4], OpenCV axes.
+
+    Args:
+        eye: [3], where the camera stands, not straight above or below the target.
+        target: [3].
+    """
+    forward = (target - eye) / np.linalg.norm(target - eye)
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    right /= np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
+    pose[:3, 3] = eye
+    return pose
+
+
 def walk_poses(walk: Walk, num_frames: int) -> np.ndarray:
     """Return camera_to_world of each frame, float64 [frames, 4, 4], OpenCV camera axes."""
     s = np.linspace(0, 1, num_frames)
