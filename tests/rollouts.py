@@ -26,11 +26,9 @@ def completion(text: str) -> Completion:
     )
 
 
-def group(texts: Sequence[str], prompt: Prompt | None = None, group_id: str = "g0") -> Group:
-    """The group of these replies; the prompt asks for seconds 1 to 3 when none is given."""
-    prompt = prompt or canary_prompt("temporal_grounding")
-    env = make_env(EnvConfig(name=prompt.task), FAMILY)
-    encoded = EncodedPrompt(
+def encoded_text(prompt: Prompt, content_hash: str) -> EncodedPrompt:
+    """A prompt of three tokens without media."""
+    return EncodedPrompt(
         prompt=prompt,
         prompt_ids=torch.tensor([1, 2, 3]),
         position_ids=torch.zeros(3, 3, dtype=torch.int64),
@@ -38,9 +36,16 @@ def group(texts: Sequence[str], prompt: Prompt | None = None, group_id: str = "g
         grid_thw=None,
         media_kinds=(),
         second_per_grid_s=(),
-        content_hash="test",
+        content_hash=content_hash,
         num_media_tokens=0,
     )
+
+
+def group(texts: Sequence[str], prompt: Prompt | None = None, group_id: str = "g0") -> Group:
+    """The group of these replies; the prompt asks for seconds 1 to 3 when none is given."""
+    prompt = prompt or canary_prompt("temporal_grounding")
+    env = make_env(EnvConfig(name=prompt.task), FAMILY)
+    encoded = encoded_text(prompt, "test")
     rollouts = tuple(
         Rollout(index=at, completion=completion(text), answer=env.parse(text, prompt))
         for at, text in enumerate(texts)

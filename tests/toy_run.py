@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rollouts import FAMILY, reply
+from rollouts import FAMILY, encoded_text, reply
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -66,17 +66,7 @@ class ToyEncoder:
     """Tensors that name their prompt."""
 
     def encode(self, prompt: Prompt) -> EncodedPrompt:
-        return EncodedPrompt(
-            prompt=prompt,
-            prompt_ids=torch.tensor([1, 2, 3]),
-            position_ids=torch.zeros(3, 3, dtype=torch.int64),
-            pixel_values=None,
-            grid_thw=None,
-            media_kinds=(),
-            second_per_grid_s=(),
-            content_hash=hashlib.sha256(prompt.prompt_id.encode()).hexdigest(),
-            num_media_tokens=0,
-        )
+        return encoded_text(prompt, hashlib.sha256(prompt.prompt_id.encode()).hexdigest())
 
     def frame_counts(self) -> dict[str, float]:
         return {}
