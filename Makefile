@@ -50,7 +50,7 @@ system:
 $(INSTALLED): pyproject.toml | system
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python "torch==2.13.0" "setuptools>=77" wheel ninja
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode "torch==2.13.0" "setuptools>=77" wheel ninja
 	DS_BUILD_OPS=0 SAM2_BUILD_CUDA=0 $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --no-build-isolation -e ".[$(EXTRA),dev]"
 	touch $@
 

@@ -80,23 +80,24 @@ class EncoderActor:
         """Answer once the actor is up."""
         return True
 
-    def frame_counts(self) -> dict[str, float]:
-        """Return how many frames were decoded, reused and evicted since the start."""
-        return self._encoder.frame_counts()
-
     @ray.method(num_returns=3)  # type: ignore[untyped-decorator]
-    def encode(self, prompt: Prompt) -> tuple[EncodedPrompt | EncodeFailure, Any, int]:
-        """Return the encoded prompt without its pixels, the pixels as an object, and their bytes.
+    def encode(
+        self, prompt: Prompt
+    ) -> tuple[EncodedPrompt | EncodeFailure, Any, tuple[int, dict[str, float]]]:
+        """Encode a prompt.
 
-        The second object is read in place by whoever needs it and never passes the driver.
+        Returns:
+            The encoded prompt without its pixels; the pixels, an object that is read in place by
+            whoever needs it and never passes the driver; their bytes, and `Encoder.frame_counts`.
         """
         encoded = encode_one(self._encoder, prompt, self._max_prompt_length)
         if isinstance(encoded, EncodeFailure):
-            return encoded, None, 0
+            return encoded, None, (0, self._encoder.frame_counts())
         pixels = encoded.pixel_values
         array = None if pixels is None else pixels.contiguous().numpy()
         size = 0 if array is None else int(array.nbytes)
-        return dataclasses.replace(encoded, pixel_values=None), array, size
+        light = dataclasses.replace(encoded, pixel_values=None)
+        return light, array, (size, self._encoder.frame_counts())
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
@@ -122,9 +123,12 @@ class EngineActor:
 
     def ready(self) -> EngineState:
         """Run the probe through the model and say what came out."""
+        return self._state(self._engine.checksum())
+
+    def _state(self, checksum: str) -> EngineState:
         return EngineState(
             version=self._engine.policy_version,
-            checksum=self._engine.checksum(),
+            checksum=checksum,
             node=ray.get_runtime_context().get_node_id(),
             pid=os.getpid(),
         )
@@ -142,8 +146,7 @@ class EngineActor:
 
     def load_weights(self, chunks: Sequence[Any], version: int, timeout_s: float) -> EngineState:
         """Take new weights from the object store and run the probe with them."""
-        self._engine.load_weights(_unpack_weights(chunks, timeout_s), version)
-        return self.ready()
+        return self._state(self._engine.load_weights(_unpack_weights(chunks, timeout_s), version))
 
     def sleep(self) -> bool:
         """Give the device's memory back."""

@@ -56,6 +56,7 @@ class RayFleet:
         self._pixels: dict[str, Any] = {}
         self._bytes: dict[str, int] = {}
         self._users: Counter[str] = Counter()
+        self._frames: dict[int, dict[str, float]] = {}
         self._group: Any = None
         self._next_encoder = 0
         self._begun: BegunPrompts[Any] = BegunPrompts()
@@ -87,34 +88,37 @@ class RayFleet:
         """Encode over the pool; the pixels stay in the object store."""
         calls = [self._begun.take(prompt) or self._begin(prompt) for prompt in prompts]
         results = []
-        for prompt, (light, pixels, size) in zip(prompts, calls, strict=True):
+        for prompt, (place, light, pixels, sizes) in zip(prompts, calls, strict=True):
             what = f"encoding {prompt.prompt_id}"
             result = wait_for(light, what, self._cluster.step_timeout_s)
+            num_bytes, self._frames[place] = wait_for(sizes, what, 60.0)
             if not isinstance(result, EncodeFailure):
                 self._pixels[result.content_hash] = pixels
-                self._bytes[result.content_hash] = wait_for(size, what, 60.0)
+                self._bytes[result.content_hash] = num_bytes
                 self._users[result.content_hash] += 1
             results.append(result)
         return results
 
     def prefetch(self, prompts: Sequence[Prompt]) -> None:
         """Give the encoders something to do while engines and learners work."""
-        self._begun.replace([(prompt, self._begin(prompt)) for prompt in prompts])
+        self._begun.look_ahead(prompts, self._begin)
 
-    def _begin(self, prompt: Prompt) -> Any:
-        """Let the encoder that has the frames of this video make the prompt's tensors."""
+    def _begin(self, prompt: Prompt) -> tuple[Any, ...]:
+        """Let the encoder that has the frames of this video work; return it and references."""
         place = self._next_encoder
         if prompt.media:
             place = zlib.crc32(prompt.media[0].path.encode())
         else:
             self._next_encoder += 1
-        return self._encoders[place % len(self._encoders)].encode.remote(prompt)
+        place %= len(self._encoders)
+        return place, *self._encoders[place].encode.remote(prompt)
 
     def frame_counts(self) -> dict[str, float]:
-        """Add up what the encoders decoded, reused and evicted."""
-        timeout_s = self._cluster.step_timeout_s
-        counts = self._all("encoder", "its counts", self._encoders, "frame_counts", timeout_s)
-        return {name: sum(each[name] for each in counts) for name in counts[0]}
+        """Add up what the encoders had decoded, reused and evicted with their last prompts."""
+        total: Counter[str] = Counter()
+        for counts in list(self._frames.values()):  # the thread that encodes adds to them
+            total.update(counts)
+        return dict(total)
 
     def release(self, encoded: Sequence[EncodedPrompt]) -> None:
         """Let the object store drop the pixels of these prompts."""

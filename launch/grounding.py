@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 64
 """Prompts generated at once."""
+AHEAD = 16
+"""Prompts of the next chunk whose encoding runs beside the generation of this one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,6 +218,7 @@ def _answers(policy: Policy, prompts: Sequence[Prompt]) -> list[str | Unanswered
     texts: list[str | Unanswered] = []
     answerer = FleetAnswerer(policy.fleet)
     for start in range(0, len(prompts), CHUNK):
+        policy.fleet.prefetch(prompts[start : start + CHUNK + AHEAD])
         chunk = prompts[start : start + CHUNK]
         seeds = [[derive_seed(0, "greedy", prompt.prompt_id)] for prompt in chunk]
         found = answerer.answer(chunk, seeds, temperature=0.0)

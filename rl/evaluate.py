@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 32
 """Prompts between two writes."""
+AHEAD = 16
+"""Prompts of the next chunk whose encoding runs beside the generation of this one."""
 
 PRIMARY_METRIC = {
     "temporal_grounding": "temporal_iou",
@@ -80,6 +82,7 @@ def evaluate(
         reason = should_stop()
         if reason is not None:
             raise Interrupted(reason)
+        fleet.prefetch(todo[start : start + CHUNK + AHEAD])
         rows, failures = _answer(fleet, task, todo[start : start + CHUNK], policy)
         append_lines(file, rows)
         kept |= {row["prompt_id"]: row for row in rows}

@@ -5,7 +5,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -58,9 +58,9 @@ class BegunPrompts(Generic[Handle]):
         """Start without any."""
         self._begun: list[tuple[Prompt, Handle]] = []
 
-    def replace(self, begun: list[tuple[Prompt, Handle]]) -> None:
-        """Forget those that nobody took."""
-        self._begun = begun
+    def look_ahead(self, prompts: Sequence[Prompt], begin: Callable[[Prompt], Handle]) -> None:
+        """Begin those of the prompts that are not begun, and forget all others."""
+        self._begun = [(prompt, self.take(prompt) or begin(prompt)) for prompt in prompts]
 
     def take(self, prompt: Prompt) -> Handle | None:
         """Return the handle of an equal prompt."""
@@ -89,7 +89,7 @@ class Fleet(Protocol):
         ...
 
     def prefetch(self, prompts: Sequence[Prompt]) -> None:
-        """Begin to encode prompts that `encode` will be asked for next; returns at once."""
+        """Begin to encode what `encode` will be asked for, unless it is begun; returns at once."""
         ...
 
     def frame_counts(self) -> dict[str, float]:
@@ -196,7 +196,7 @@ class LocalFleet:
 
     def prefetch(self, prompts: Sequence[Prompt]) -> None:
         """Encode in the encoder's own thread while something else runs."""
-        self._begun.replace([(prompt, self._begin(prompt)) for prompt in prompts])
+        self._begun.look_ahead(prompts, self._begin)
 
     def _begin(self, prompt: Prompt) -> "Future[EncodedPrompt | EncodeFailure]":
         return self._thread.submit(encode_one, self._encoder, prompt, self._max_prompt_length)
@@ -247,8 +247,8 @@ class LocalFleet:
                 sent += tensor.nbytes
                 yield name, tensor
 
-        self._engine.load_weights(counted(), version)
-        check_sync([self._engine.policy_version], [self._engine.checksum()], version)
+        checksum = self._engine.load_weights(counted(), version)
+        check_sync([self._engine.policy_version], [checksum], version)
         self.engine_version = version
         return sent
 

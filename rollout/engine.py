@@ -50,12 +50,15 @@ class Engine(Protocol):
         """Return the log-probs (temperature 1) of given completions, int64 [completion] each."""
         ...
 
-    def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> str:
         """Replace all weights.
 
         Args:
             weights: Every weight under its name in a saved checkpoint, once.
             policy_version: Updates that they have seen.
+
+        Returns:
+            The `checksum` of the new weights.
 
         Raises:
             WeightError: If a weight is missing, unexpected or has another shape, or if the

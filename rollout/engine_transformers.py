@@ -17,7 +17,7 @@ from scenerl.rollout.positions import completion_positions
 from scenerl.rollout.probe import fingerprint, make_probe
 from scenerl.rollout.records import Completion, EncodedPrompt
 from scenerl.rollout.sampling import Sampling, sample_tokens
-from scenerl.rollout.weights import assign_hub_weights, check_followed, checkpoint_shapes
+from scenerl.rollout.weights import Sync, assign_hub_weights, check_followed, checkpoint_shapes
 
 
 @dataclass(slots=True, eq=False)
@@ -71,7 +71,7 @@ class TransformersEngine:
             int(text.max_position_embeddings),
         )
         self._probe = make_probe(self._tokens, int(text.vocab_size))
-        self._digest: int | None = None
+        self._sync: Sync | None = None
         self.policy_version = spec.policy_version
 
     @torch.no_grad()
@@ -113,13 +113,14 @@ class TransformersEngine:
             scores.append(own.tolist())
         return scores
 
-    def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> str:
         """Replace all weights in place."""
-        before = self.checksum()
         digest = assign_hub_weights(self._model, weights, self._shapes)
-        check_followed((self._digest, digest), (before, self.checksum()))
-        self._digest = digest
+        after = Sync(digest=digest, checksum=self.checksum())
+        check_followed(self._sync, after)
+        self._sync = after
         self.policy_version = policy_version
+        return after.checksum
 
     def checksum(self) -> str:
         """Return a fingerprint of the engine's log-probs on the probe."""

@@ -14,7 +14,7 @@ from scenerl.rollout.engine import EngineError, EngineSpec
 from scenerl.rollout.probe import fingerprint, make_probe
 from scenerl.rollout.records import Completion, EncodedPrompt
 from scenerl.rollout.vllm_inputs import engine_input
-from scenerl.rollout.weights import CheckedWeights, check_followed, checkpoint_shapes
+from scenerl.rollout.weights import CheckedWeights, Sync, check_followed, checkpoint_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,9 @@ CPU_ENVIRONMENT = {
 }
 CPU_BATCH_TOKENS = 8192
 """Most tokens of one forward pass on a CPU."""
+CPU_BLOCK_TOKENS = 32
+"""Tokens of a key-value block on a CPU, the fewest its kernels take. With prefix caching, what lies
+behind the last whole block of a prompt is computed again for every completion; vLLM takes 128."""
 BAN = -100.0
 """Logit bias of vision placeholder tokens: exp(-100) is zero in a float32 softmax."""
 
@@ -52,7 +55,7 @@ class VllmEngine:
         self._probe = make_probe(self._tokens, int(config.get_vocab_size()))
         self.policy_version = spec.policy_version
         self._requests = 0
-        self._digest: int | None = None
+        self._sync: Sync | None = None
 
     def generate(
         self,
@@ -91,10 +94,9 @@ class VllmEngine:
             )
         return scores
 
-    def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> str:
         """Replace all weights in memory and drop every cache made with the old ones."""
-        before = self.checksum()
-        known, self._digest = self._digest, None  # unknown again if loading fails halfway
+        before, self._sync = self._sync, None  # unknown again if loading fails halfway
         checked = CheckedWeights(weights, self._shapes)
         try:
             with torch.no_grad():
@@ -105,9 +107,11 @@ class VllmEngine:
             digest = checked.finish()
         finally:
             self._reset_caches()
-        check_followed((known, digest), (before, self.checksum()))
-        self._digest = digest
+        after = Sync(digest=digest, checksum=self.checksum())
+        check_followed(before, after)
+        self._sync = after
         self.policy_version = policy_version
+        return after.checksum
 
     def checksum(self) -> str:
         """Return a fingerprint of the engine's log-probs on the probe."""
@@ -202,6 +206,7 @@ def _start(spec: EngineSpec) -> Any:
     if current_platform.is_cpu():
         settings["kv_cache_memory_bytes"] = int(rollout.cpu_kv_cache_gib * 2**30)
         settings["enforce_eager"] = True
+        settings["block_size"] = CPU_BLOCK_TOKENS
         # A prompt cut into chunks rewinds its seeded generator, which CPU generators cannot.
         settings["enable_chunked_prefill"] = False
         settings["max_num_batched_tokens"] = max(_max_model_len(spec), CPU_BATCH_TOKENS)

@@ -1,8 +1,10 @@
 """Records between engine and learner."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from scenerl.envs.records import Answer, ParseError, Prompt
@@ -28,6 +30,20 @@ class EncodedPrompt:
     """SHA-256 over ids, grids and pixel bytes; checked by engine and learner."""
     num_media_tokens: int
     """Placeholder tokens in prompt_ids; must equal the merged patches."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as arrays, which pickle passes on; torch would write an archive per tensor."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {k: v.numpy() if isinstance(v, Tensor) else v for k, v in values.items()}
+        return _encoded_prompt, (arrays,)
+
+
+def _encoded_prompt(arrays: dict[str, Any]) -> EncodedPrompt:
+    """Undo `EncodedPrompt.__reduce__`; arrays out of shared memory are read-only, so copied."""
+    tensors: dict[str, Any] = {
+        k: torch.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for k, v in arrays.items()
+    }
+    return EncodedPrompt(**tensors)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -126,22 +127,32 @@ def assign_hub_weights(
     return digest
 
 
-def check_followed(digests: tuple[int | None, int], checksums: tuple[str, str]) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sync:
+    """What an engine took, and what came of it."""
+
+    digest: int
+    """Of the bits of all weights."""
+    checksum: str
+    """Of the engine's log-probs on its probe."""
+
+
+def check_followed(before: Sync | None, after: Sync) -> None:
     """Check that an engine's outputs changed exactly when its weights did.
 
     Args:
-        digests: Of the weights before (None: not known) and after.
-        checksums: Of the engine's probe before and after.
+        before: The sync before this one; None when there was none.
+        after: This sync.
 
     Raises:
         WeightError: If the weights changed and the probe did not, or the other way round.
     """
-    if digests[0] is None:
+    if before is None:
         return
-    if (digests[0] == digests[1]) != (checksums[0] == checksums[1]):
-        changed = "did not change" if digests[0] == digests[1] else "changed"
+    if (before.digest == after.digest) != (before.checksum == after.checksum):
+        changed = "did not change" if before.digest == after.digest else "changed"
         raise WeightError(
             f"the learner's weights {changed} since the last sync, but the engine's probe went "
-            f"from {checksums[0]} to {checksums[1]}: the engine does not run these weights; "
+            f"from {before.checksum} to {after.checksum}: the engine does not run these weights; "
             "restart the run from its last checkpoint"
         )

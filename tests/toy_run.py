@@ -108,9 +108,10 @@ class ToyEngine:
     ) -> list[list[float]]:
         return [[float(self._weights.sum())] * len(ids) for ids in completions]
 
-    def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> str:
         self._weights = dict(weights)["w"].clone()
         self.policy_version = policy_version
+        return self.checksum()
 
     def checksum(self) -> str:
         return hashlib.sha256(self._weights.numpy().tobytes()).hexdigest()

@@ -13,7 +13,11 @@ from scenerl.rollout.engine import make_engine
 from scenerl.rollout.weights import WeightError, hub_state_dict
 
 ROLLOUT = RolloutConfig(
-    max_prompt_length=512, max_completion_length=32, cpu_kv_cache_gib=0.1, max_num_seqs=64
+    max_prompt_length=512,
+    max_completion_length=32,
+    cpu_kv_cache_gib=0.1,
+    max_num_seqs=64,
+    enable_prefix_caching=True,
 )
 
 
@@ -73,10 +77,14 @@ def test_tokens_and_logprobs_do_not_depend_on_the_batch(tiny):
     all_prompts = list(prompts.values())
     together = engine.generate(all_prompts, [[1, 2]] * len(prompts))
     turned = engine.generate(all_prompts[::-1], [[2, 1]] * len(prompts))[::-1]
-    alone = [engine.generate([encoded], [[2]])[0][0] for encoded in all_prompts]
-    for group, other, single in zip(together, turned, alone, strict=True):
+    cached = [engine.generate([encoded], [[2]])[0][0] for encoded in all_prompts]
+    alone = []
+    for encoded in all_prompts:
+        engine._reset_caches()  # nothing of the prompt is known, as without prefix caching
+        alone += engine.generate([encoded], [[2]])[0]
+    for group, other, known, single in zip(together, turned, cached, alone, strict=True):
         assert group == other[::-1]  # bit for bit, log-probs included
-        assert group[1] == single
+        assert group[1] == known == single
 
 
 def test_scores_are_the_logprobs_of_the_same_tokens(tiny):
@@ -99,7 +107,7 @@ def test_vision_tokens_are_never_sampled_and_ends_are_flagged(tiny):
 
 def test_the_vision_tower_runs_once_per_medium_of_a_group(tiny):
     _, _, prompts, engine = tiny
-    engine._engine.reset_encoder_cache()
+    engine._reset_caches()
     counts: list[int] = []
 
     def count(model):

@@ -4,6 +4,7 @@ from tiny_checkpoint import tiny_checkpoint
 
 from scenerl.rollout.weights import (
     CheckedWeights,
+    Sync,
     WeightError,
     assign_hub_weights,
     check_followed,
@@ -78,10 +79,11 @@ def test_nothing_is_copied_when_a_weight_is_missing(tmp_path):
 
 
 def test_an_engine_whose_probe_does_not_move_is_stale():
-    check_followed((None, 1), ("x", "x"))
-    check_followed((1, 1), ("x", "x"))
-    check_followed((1, 2), ("x", "y"))
+    first = Sync(digest=1, checksum="x")
+    check_followed(None, first)
+    check_followed(first, first)
+    check_followed(first, Sync(digest=2, checksum="y"))
     with pytest.raises(WeightError, match="does not run these weights"):
-        check_followed((1, 2), ("x", "x"))
+        check_followed(first, Sync(digest=2, checksum="x"))
     with pytest.raises(WeightError, match="did not change"):
-        check_followed((1, 1), ("x", "y"))
+        check_followed(first, Sync(digest=1, checksum="y"))
