@@ -6,6 +6,8 @@ from torch import Tensor
 
 HYPOTHESES = 1500
 SAMPLE_SIZE = 4000
+COARSE_SIZE, FINALISTS = 512, 64
+"""All hypotheses are tried on so many points, and so many of them on the whole sample."""
 
 
 def bounding_planes(
@@ -39,6 +41,9 @@ def bounding_planes(
     free = torch.ones(len(sample), dtype=torch.bool, device=points.device)
     while len(planes) < max_planes and int(free.sum()) > 3:
         candidates = _hypotheses(sample[free], generator)
+        few = slice(0, COARSE_SIZE)  # the sample is in random order
+        _, share = _support(sample[few], free[few], candidates, tolerance_m, 2 * max_beyond)
+        candidates = candidates[share.argsort(descending=True, stable=True)[:FINALISTS]]
         plane = _best(sample, free, candidates, tolerance_m, min_share, max_beyond)
         if plane is None:
             break
@@ -65,6 +70,21 @@ def _hypotheses(points: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat([normal, -(normal * a[good]).sum(dim=1, keepdim=True)], dim=1)
 
 
+def _support(
+    sample: Tensor, free: Tensor, candidates: Tensor, tolerance_m: float, max_beyond: float
+) -> tuple[Tensor, Tensor]:
+    """Return who is near each candidate, [points, candidates], and the share of all that is free.
+
+    The share is 0 where too many points lie on the emptier side.
+    """
+    signed = sample @ candidates[:, :3].T + candidates[:, 3]  # [points, candidates]
+    near = signed.abs() <= tolerance_m
+    share = (near & free[:, None]).double().mean(dim=0)
+    above = (signed > tolerance_m).double().mean(dim=0)
+    below = (signed < -tolerance_m).double().mean(dim=0)
+    return near, torch.where(torch.minimum(above, below) <= max_beyond, share, 0.0)
+
+
 def _best(
     sample: Tensor,
     free: Tensor,
@@ -73,12 +93,7 @@ def _best(
     min_share: float,
     max_beyond: float,
 ) -> Tensor | None:
-    signed = sample @ candidates[:, :3].T + candidates[:, 3]  # [points, candidates]
-    near = signed.abs() <= tolerance_m
-    share = (near & free[:, None]).double().mean(dim=0)
-    above = (signed > tolerance_m).double().mean(dim=0)
-    below = (signed < -tolerance_m).double().mean(dim=0)
-    share = torch.where(torch.minimum(above, below) <= max_beyond, share, 0.0)
+    near, share = _support(sample, free, candidates, tolerance_m, max_beyond)
     best = int(share.argmax())
     if float(share[best]) < min_share:
         return None

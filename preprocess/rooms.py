@@ -13,7 +13,7 @@ from scenerl.configs.seeding import derive_seed
 from scenerl.preprocess.records import Media, Sample, SceneObject, Target
 from scenerl.preprocess.rooms_layout import Piece, Room, furnish
 from scenerl.preprocess.rooms_queries import Query, Sighting, room_queries
-from scenerl.preprocess.rooms_render import RenderedRoom, RoomRenderer
+from scenerl.preprocess.rooms_render import RenderedRoom, RoomRenderer, Views
 from scenerl.preprocess.scene_writer import SceneWriter, folder_hash
 from scenerl.preprocess.store import SceneEntry, Skipped, write_samples
 from scenerl.preprocess.visibility import instance_boxes, visible_spans
@@ -87,13 +87,13 @@ def room_id(split: str, number: int) -> str:
     return f"room_{split}_{number:05d}"
 
 
-def _sightings(room: Room, rendered: RenderedRoom, config: RoomsConfig) -> list[Sighting]:
-    frames = [instance_boxes(image) for image in rendered.instance]
+def _sightings(room: Room, seen: Views | RenderedRoom, config: RoomsConfig) -> list[Sighting]:
+    frames = [instance_boxes(image) for image in seen.instance]
     times = [number / config.fps for number in range(len(frames))]
     min_pixels = config.min_pixels * config.width * config.height / (224 * 168)
     sightings = []
     for piece in room.pieces:
-        shares = rendered.visible_share[piece.object_id]
+        shares = seen.visible_share[piece.object_id]
         glimpses, boxes = {}, {}
         for number, found in enumerate(frames):
             if piece.object_id not in found:
@@ -123,9 +123,9 @@ def draw_room(config: RoomsConfig, split: str, number: int) -> tuple[Room, Rende
         rng = np.random.default_rng(derive_seed(config.seed, "room", split, number, attempt))
         room = furnish(rng, objects=config.objects)
         renderer = RoomRenderer(room, rng, width=config.width, height=config.height)
-        rendered = renderer.render(config.num_frames)
-        if _is_good(_sightings(room, rendered, config), config):
-            return room, rendered, attempt
+        views = renderer.look(config.num_frames)
+        if _is_good(_sightings(room, views, config), config):
+            return room, renderer.render(views), attempt
     raise RuntimeError(
         f"no room with {config.min_targets} well seen pieces in 50 attempts; lower min_targets or "
         f"raise objects, which is {config.objects}"

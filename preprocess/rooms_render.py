@@ -46,6 +46,33 @@ class RenderedRoom:
     """Object id -> float [frames]: seen pixels over the whole, unoccluded, uncropped silhouette."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Hits:
+    """What the rays of one frame meet first, one row per pixel."""
+
+    directions: np.ndarray
+    """float32 [H*W, 3], in world axes, with z = 1 in the camera's."""
+    depth: np.ndarray
+    """float32 [H*W], metres along the optical axis."""
+    parts: np.ndarray
+    """int64 [H*W]: the part that is hit."""
+    normals: np.ndarray
+    """float32 [H*W, 3], in no particular direction."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Views:
+    """The geometry of a walk through a room, without its looks."""
+
+    camera_to_world: np.ndarray
+    """float64 [frames, 4, 4]."""
+    hits: tuple[Hits, ...]
+    instance: np.ndarray
+    """uint16 [frames, H, W]."""
+    visible_share: dict[int, np.ndarray]
+    """See `RenderedRoom`."""
+
+
 def _quad(corners: list[tuple[float, float, float]], color: str) -> Part:
     return Part(
         vertices=np.array(corners, np.float32),
@@ -259,33 +286,35 @@ class RoomRenderer:
     def depth(self, camera_to_world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return exact geometry: (depth float32 m [H,W], instance uint16 [H,W])."""
         width, height = self.size
-        _, _, hits = self._cast(camera_to_world)
-        parts = self._part_of_triangle[hits["primitive_ids"].numpy()]
-        instance = self._object_of_part[parts]
-        return hits["t_hit"].numpy().reshape(height, width), instance.reshape(height, width)
+        hits = self._cast(camera_to_world)
+        return hits.depth.reshape(height, width), self._instance(hits)
 
-    def _cast(self, camera_to_world: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
-        """Return origins and directions of all rays, float32 [H*W,3], and what they hit."""
+    def _instance(self, hits: Hits) -> np.ndarray:
+        instance: np.ndarray = self._object_of_part[hits.parts].reshape(self.size[::-1])
+        return instance
+
+    def _cast(self, camera_to_world: np.ndarray) -> Hits:
         width, height = self.size
         u, v = np.meshgrid(np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64))
         directions = _camera_rays(self.intrinsics, u, v).reshape(-1, 3)
         world = directions @ camera_to_world[:3, :3].T.astype(np.float32)
         origin = np.broadcast_to(camera_to_world[:3, 3].astype(np.float32), world.shape)
-        return (
-            origin,
-            world,
-            self._scene.cast_rays(_tensor(np.concatenate([origin, world], axis=1))),
+        found = self._scene.cast_rays(_tensor(np.concatenate([origin, world], axis=1)))
+        return Hits(
+            directions=world,
+            depth=found["t_hit"].numpy(),  # directions have z = 1, so this is not distance
+            parts=self._part_of_triangle[found["primitive_ids"].numpy()],
+            normals=found["primitive_normals"].numpy(),
         )
 
-    def frame(self, camera_to_world: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (colour uint8 [H,W,3], depth uint16 mm [H,W], instance uint16 [H,W])."""
+    def _frame(self, camera_to_world: np.ndarray, hits: Hits) -> tuple[np.ndarray, np.ndarray]:
+        """Return (colour uint8 [H,W,3], depth uint16 mm [H,W])."""
         width, height = self.size
-        origin, world, hits = self._cast(camera_to_world)
-        depth = hits["t_hit"].numpy()  # directions have z = 1, so this is depth, not distance
-        parts = self._part_of_triangle[hits["primitive_ids"].numpy()]
-        normals = hits["primitive_normals"].numpy()
-        normals = np.where((normals * world).sum(1, keepdims=True) > 0, -normals, normals)
-        linear = self._shade(origin + world * depth[:, None], normals, parts)
+        world, depth = hits.directions, hits.depth
+        away = (hits.normals * world).sum(1, keepdims=True) > 0
+        normals = np.where(away, -hits.normals, hits.normals)
+        origin = camera_to_world[:3, 3].astype(np.float32)
+        linear = self._shade(origin + world * depth[:, None], normals, hits.parts)
         color = 255 * np.clip(linear, 0, 1) ** (1 / 2.2)
         color = _soften(color.reshape(height, width, 3))
         color += self._rng.normal(0, 1.5, color.shape)
@@ -294,24 +323,36 @@ class RoomRenderer:
         return (
             np.clip(np.round(color), 0, 255).astype(np.uint8),
             depth_mm.reshape(height, width),
-            self._object_of_part[parts].reshape(height, width),
         )
 
-    def render(self, num_frames: int) -> RenderedRoom:
-        """Render the whole walk."""
+    def look(self, num_frames: int) -> Views:
+        """Walk through the room and see what is where; much cheaper than to render it."""
         poses = walk_poses(self.room.walk, num_frames)
-        frames = [self.frame(pose) for pose in poses]
-        instance = np.stack([frame[2] for frame in frames])
-        return RenderedRoom(
-            color=np.stack([frame[0] for frame in frames]),
-            depth_mm=np.stack([frame[1] for frame in frames]),
-            instance=instance,
+        hits = tuple(self._cast(pose) for pose in poses)
+        instance = np.stack([self._instance(frame) for frame in hits])
+        return Views(
             camera_to_world=poses,
-            intrinsics=self.intrinsics,
+            hits=hits,
+            instance=instance,
             visible_share={
                 piece.object_id: self._visible_share(piece.parts, piece.object_id, poses, instance)
                 for piece in self.room.pieces
             },
+        )
+
+    def render(self, views: Views) -> RenderedRoom:
+        """Render all frames of a walk; draws the sensor's noise, so once."""
+        frames = [
+            self._frame(pose, hits)
+            for pose, hits in zip(views.camera_to_world, views.hits, strict=True)
+        ]
+        return RenderedRoom(
+            color=np.stack([frame[0] for frame in frames]),
+            depth_mm=np.stack([frame[1] for frame in frames]),
+            instance=views.instance,
+            camera_to_world=views.camera_to_world,
+            intrinsics=self.intrinsics,
+            visible_share=views.visible_share,
         )
 
     def _visible_share(

@@ -1,10 +1,11 @@
 """Records of the update: what the learner trains on and what it returns."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
-from scenerl.rollout.records import EncodedPrompt
+from scenerl.rollout.records import EncodedPrompt, reduce_to_arrays
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -27,6 +28,10 @@ class TrainGroup:
     """float32 [completion] each, by the engine."""
     old_logprobs: tuple[Tensor, ...] | None = None
     """float32 [completion] each; None takes the learner's own before its first optimizer step."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as arrays."""
+        return reduce_to_arrays(self)
 
     @property
     def num_tokens(self) -> int:

@@ -32,18 +32,34 @@ class EncodedPrompt:
     """Placeholder tokens in prompt_ids; must equal the merged patches."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel as arrays, which pickle passes on; torch would write an archive per tensor."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        arrays = {k: v.numpy() if isinstance(v, Tensor) else v for k, v in values.items()}
-        return _encoded_prompt, (arrays,)
+        """Travel as arrays."""
+        return reduce_to_arrays(self)
 
 
-def _encoded_prompt(arrays: dict[str, Any]) -> EncodedPrompt:
-    """Undo `EncodedPrompt.__reduce__`; arrays out of shared memory are read-only, so copied."""
-    tensors: dict[str, Any] = {
-        k: torch.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for k, v in arrays.items()
-    }
-    return EncodedPrompt(**tensors)
+def reduce_to_arrays(record: Any) -> tuple[Any, ...]:
+    """Return what `__reduce__` of a dataclass with tensors should: tensors as NumPy arrays.
+
+    Pickle passes arrays on as they are; torch writes an archive for every tensor, which for the
+    hundreds of small ones in a batch takes longer than to send them.
+    """
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    return _from_arrays, (type(record), {name: _arrays(value) for name, value in values.items()})
+
+
+def _arrays(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.numpy()
+    return tuple(map(_arrays, value)) if isinstance(value, tuple) else value
+
+
+def _from_arrays(kind: Any, values: dict[str, Any]) -> Any:
+    return kind(**{name: _tensors(value) for name, value in values.items()})
+
+
+def _tensors(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())  # out of shared memory it would be read-only
+    return tuple(map(_tensors, value)) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
