@@ -229,6 +229,18 @@ def make_sqa3d(folder: Path, count: int, seed: random.Random) -> list[str]:
     return ["--annotations", str(folder / "answers")]
 
 
+def make_scan2cap(folder: Path, count: int, seed: random.Random) -> list[str]:
+    def sentence() -> str:
+        return f"{phrase(seed)} {phrase(seed)} {phrase(seed)}"
+
+    keys = [f"scene{i // 100:04d}_00|{i}|chair" for i in range(count)]
+    corpus = {key: [f"sos {sentence()} eos" for _ in range(5)] for key in keys}
+    (folder / "references.json").write_text(json.dumps(corpus))
+    rows = ({"id": key, "caption": sentence(), "iou": round(seed.random(), 3)} for key in keys)
+    write_lines(folder / "predictions.jsonl", rows)
+    return []
+
+
 def make_msqa(folder: Path, count: int, seed: random.Random) -> list[str]:
     kinds = ("counting", "existence", "attribute", "spatial relationship", "navigation", "refer")
     rows = [
@@ -273,6 +285,7 @@ MAKERS: dict[str, Callable[[Path, int, random.Random], list[str]]] = {
     "sceneparser": make_sceneparser,
     "scanqa": make_scanqa,
     "sqa3d": make_sqa3d,
+    "scan2cap": make_scan2cap,
     "msqa": make_msqa,
     "beacon3d-qa": make_beacon3d,
 }
