@@ -184,9 +184,9 @@ def test_millimetres_taken_for_metres_are_recognised(factor: float, said: str) -
         ({"depth": 0.1}, "10 times too small"),
         ({"depth": 1000.0}, "1000 times too large"),
         ({"depth": 0.001}, "1000 times too small"),
-        ({"intrinsics": 2.0}, "of about 1080x720 pixels"),
-        ({"intrinsics": 0.5}, "of about 270x180 pixels"),
-        ({"intrinsics": 640 / 540}, "of about 640x42. pixels"),
+        ({"intrinsics": 2.0}, "of about 1079x678 pixels"),
+        ({"intrinsics": 0.5}, "of about 271x170 pixels"),
+        ({"intrinsics": 640 / 540}, "of about 640x402 pixels"),
     ],
     ids=str,
 )
