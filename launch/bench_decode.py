@@ -28,7 +28,10 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
         for name, indices in patterns.items():
             yield Comparison(
                 case=f"{name} of {frames} frames {size[0]}x{size[1]}",
-                ours=(Entry(name="scenerl", run=partial(_ours, path, indices)),),
+                ours=(
+                    Entry(name="scenerl", run=partial(_ours, path, indices)),
+                    Entry(name="scenerl, own process", run=partial(_apart, path, indices)),
+                ),
                 peers=tuple(Entry(name=n, run=partial(r, indices)) for n, r in readers.items()),
                 left_out=left_out,
             )
@@ -58,6 +61,12 @@ def _ours(path: Path, indices: list[int]) -> object:
     from scenerl.preprocess.video import read_frames
 
     return read_frames(path, indices)
+
+
+def _apart(path: Path, indices: list[int]) -> object:
+    from scenerl.preprocess.decoding import decoder
+
+    return decoder().frames(path, indices)
 
 
 def _peers(path: Path) -> tuple[dict[str, Callable[[list[int]], object]], tuple[str, ...]]:
