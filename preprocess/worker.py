@@ -68,6 +68,7 @@ class Worker:
 
     Attributes:
         isolated: Whether it has namespaces of its own.
+        why_not: Why it has none.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
@@ -82,8 +83,9 @@ class Worker:
             if fault.cause != "died":
                 raise
             hello = self._begin(spec, isolate=False)
-        self.isolated = bool(hello["isolated"])
-        _say_once(hello["why_not"])
+        self.why_not: str | None = hello["why_not"]
+        self.isolated = self.why_not is None
+        _say_once(self.why_not)
 
     def _begin(self, spec: WorkerSpec, *, isolate: bool) -> dict[str, Any]:
         self._mark = f"{os.getpid()}-{uuid.uuid4().hex}"

@@ -6,8 +6,9 @@
 
 It puts itself where it can do no harm, imports the module and lets its ``serve(channel)`` answer.
 Requests and replies are frames over two pipes, a 4-byte big-endian length and that many bytes of
-JSON; a reply may be followed by plain bytes. The first reply is {"isolated", "why_not"}. Standard
-output and error belong to the module; the asking process drains them.
+JSON; a reply may be followed by plain bytes. The first reply is {"why_not"}: why the process has no
+namespaces of its own, or null. Standard output and error belong to the module; the asking process
+drains them.
 """
 
 import contextlib
@@ -115,7 +116,7 @@ def main(argv: list[str]) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     module = importlib.import_module(options["module"])
     channel = Channel(*pipes, has_network=options["network"] or why_not is not None)
-    channel.reply({"isolated": why_not is None, "why_not": why_not})
+    channel.reply({"why_not": why_not})
     module.serve(channel)
     sys.stdout.flush()
     os._exit(0)  # threads of foreign code must not keep the process

@@ -229,7 +229,7 @@ NO_NETWORK = "plug-ins have no network: set network: true in its entry of reward
 ISOLATED = {
     "stops_its_parent": ("timeout", "did not answer within 0.7 s"),
     "kills_who_asked": ("raised", "ProcessLookupError"),
-    "reads_who_asked": ("raised", "FileNotFoundError"),
+    "reads_who_asked": ("raised", "Error: [Errno"),
     "asks_a_judge": ("no network", NO_NETWORK),
     "hides_that_no_judge_answered": ("no network", f"reach judge.example.com, and {NO_NETWORK}"),
     "asks_a_judge_and_waits": ("no network", NO_NETWORK),
