@@ -155,7 +155,14 @@ def decoder(request: pytest.FixtureRequest) -> Iterator[Decoder]:
     made = Decoder(DataConfig(decode_timeout_s=limit_s, max_decode_memory_gib=2.0))
     yield made
     made.close()
-    assert not [line for line in descendants(os.getpid()).values() if "decode_child" in line]
+    assert not processes_of(2)
+
+
+def processes_of(gib: float) -> list[int]:
+    """The processes that decode with this cap; those of other tests have the default one."""
+    below = descendants(os.getpid())
+    cap = f'"memory_gib": {gib:.1f}'
+    return sorted(pid for pid, line in below.items() if "decode_child" in line and cap in line)
 
 
 def test_frames_and_facts_are_those_of_a_decoder_in_process(
@@ -246,8 +253,7 @@ def test_a_decoder_has_no_network(
 def test_a_process_that_the_machine_kills_is_replaced(clip: Path, decoder: Decoder) -> None:
     expected = decoder.frames(clip, [5])
     for number in range(3):
-        below = descendants(os.getpid())
-        ours = sorted(pid for pid, line in below.items() if "decode_child" in line)
+        ours = processes_of(2)
         os.kill(ours[number % len(ours)], signal.SIGKILL)
         np.testing.assert_array_equal(decoder.frames(clip, [5]), expected)
 
@@ -267,7 +273,7 @@ def test_threads_share_one_process(clip: Path, decoder: Decoder) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
-    assert sum("decode_child" in line for line in descendants(os.getpid()).values()) <= 3
+    assert len(processes_of(2)) <= 3
 
 
 @pytest.mark.parametrize("decoder", [1.0], indirect=True)
