@@ -122,7 +122,8 @@ class Decoder:
             except WorkerFault as fault:
                 self._given_up[file] = self._reason(request["path"], fault)
                 raise DataError(self._given_up[file]) from None
-        for line in list(reply.get("said", ()))[:4]:
+        said = reply.get("said")
+        for line in said[:4] if isinstance(said, list) else ():
             _say_once(str(line)[:500])
         if "error" in reply:
             raise DataError(str(reply["error"])[:2000])
@@ -168,7 +169,7 @@ class Decoder:
         """Make room for pixels that are on their way; the process may be anybody's by now."""
         shape, dtype = reply["shape"], reply.get("dtype")
         is_shape = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
-        if not is_shape or dtype not in _DTYPES:
+        if not is_shape or len(shape) > 4 or dtype not in _DTYPES:
             raise WorkerFault("bad reply", f"announced pixels of {dtype!r:.60} {shape!r:.60}")
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if size > self._config.max_decode_memory_gib * 2**30:

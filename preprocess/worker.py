@@ -88,7 +88,8 @@ class Worker:
         _say_once(self.why_not)
 
     def _begin(self, spec: WorkerSpec, *, isolate: bool) -> dict[str, Any]:
-        self._mark = f"{os.getpid()}-{uuid.uuid4().hex}"
+        self._owner = os.getpid()
+        self._mark = f"{self._owner}-{uuid.uuid4().hex}"
         started = _starter().submit(_start, spec, self._mark, isolate)
         try:
             self._process, self._request_fd, self._reply_fd, self._output_fd = started.result(
@@ -216,7 +217,7 @@ class Worker:
 
     def kill(self) -> None:
         """End the process and everything it started, and give back its pipes. May be repeated."""
-        if self._exit_fd < 0:
+        if self._exit_fd < 0 or os.getpid() != self._owner:  # a fork does not own it
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)

@@ -18,6 +18,7 @@ from processes import descendants
 from recording import write_minimal
 
 from scenerl.configs.schema import DataConfig
+from scenerl.preprocess import decoding
 from scenerl.preprocess.decoding import Decoder
 from scenerl.preprocess.media import open_media
 from scenerl.preprocess.records import DataError
@@ -256,6 +257,26 @@ def test_a_process_that_the_machine_kills_is_replaced(clip: Path, decoder: Decod
         ours = processes_of(2)
         os.kill(ours[number % len(ours)], signal.SIGKILL)
         np.testing.assert_array_equal(decoder.frames(clip, [5]), expected)
+
+
+def test_a_fork_starts_a_process_of_its_own_and_leaves_that_of_its_parent(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "_LIMITS", DataConfig(max_decode_memory_gib=3.0))
+    decoding.decoder.cache_clear()
+    expected = decoding.decoder().frames(clip, [5])
+    before = processes_of(3)
+    child = os.fork()
+    if child == 0:
+        same = np.array_equal(decoding.decoder().frames(clip, [5]), expected)
+        decoding.decoder().close()
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert processes_of(3) == before
+    np.testing.assert_array_equal(decoding.decoder().frames(clip, [5]), expected)
+    decoding.decoder().close()
+    decoding.decoder.cache_clear()
+    assert not processes_of(3)
 
 
 def test_threads_share_one_process(clip: Path, decoder: Decoder) -> None:
