@@ -51,6 +51,16 @@ class DataConfig:
     """Only these kinds of queries (attribute, relation, ...); empty takes all."""
     max_train_samples: int | None = None
     max_eval_samples: int | None = None
+    decode_timeout_s: float = 120.0
+    """Longest time for one read of a medium, after which its samples count as broken."""
+    max_decode_memory_gib: float = 8.0
+    """Address space of the process that decodes, and most bytes of the frames of one read."""
+
+    def __post_init__(self) -> None:
+        """Refuse limits under which nothing can be read."""
+        for name in ("decode_timeout_s", "max_decode_memory_gib"):
+            value = getattr(self, name)
+            _require(value > 0, f"data.{name} is {value}, expected a number above 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +147,8 @@ class RewardConfig:
     """"raise" stops the run, "none" leaves the rollout unscored, "zero" counts it and gives 0."""
     max_memory_gib: float | None = None
     """Address space of a plug-in's process; None sets no limit."""
+    network: bool = False
+    """Whether a plug-in's process keeps the machine's network, for a judge over HTTP."""
 
     def __post_init__(self) -> None:
         """Refuse an entry that names nothing, or two things."""

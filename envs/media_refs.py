@@ -10,7 +10,7 @@ from pathlib import Path
 from scenerl.configs.schema import EnvConfig
 from scenerl.envs.family import ModelFamily
 from scenerl.envs.records import MediaRef
-from scenerl.preprocess.media import open_media
+from scenerl.preprocess.decoding import decoder
 from scenerl.preprocess.records import DataError, Media, Span
 from scenerl.preprocess.resize import count_frames, fit_video, sample_frame_indices, smart_resize
 
@@ -79,15 +79,14 @@ def media_facts(media: Media, data_root: str | Path) -> MediaFacts:
 
 @functools.lru_cache(maxsize=4096)
 def _facts(path: str) -> MediaFacts:
-    source = open_media(path)
-    indices = tuple(source.frame_indices)
-    if not indices:
+    found = decoder().facts(path)
+    if not found.frame_indices:
         raise DataError(f"{path} has no usable frame; `launch preprocess` says why")
     return MediaFacts(
         path=path,
-        frame_indices=indices,
-        times_s=tuple(float(source.times_s(index)) for index in indices),
-        native_size=source.native_size,
+        frame_indices=found.frame_indices,
+        times_s=found.times_s,
+        native_size=found.native_size,
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from scenerl.configs.schema import ModelConfig, RolloutConfig, TrainConfig
+from scenerl.configs.schema import DataConfig, ModelConfig, RolloutConfig, TrainConfig
 from scenerl.envs.records import Prompt
 from scenerl.rl.fleet import EncodeFailure, encode_one, save_learner_state
 from scenerl.rl.learner import Learner
@@ -36,6 +36,7 @@ class ActorConfig:
     model: ModelConfig
     rollout: RolloutConfig
     train: TrainConfig
+    data: DataConfig
     seed: int
     threads: int
     frame_cache_bytes: int
@@ -70,9 +71,11 @@ class EncoderActor:
 
     def __init__(self, config: ActorConfig) -> None:
         """Load tokenizer and processor."""
+        from scenerl.preprocess.decoding import set_limits
         from scenerl.rollout.encode import Encoder
 
         _use_threads(config.threads)
+        set_limits(config.data)
         self._encoder = Encoder(config.model.path, frame_cache_bytes=config.frame_cache_bytes)
         self._max_prompt_length = config.rollout.max_prompt_length
 

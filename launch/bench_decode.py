@@ -13,6 +13,8 @@ PACKAGES = ("decord", "av", "torchcodec", "opencv-python-headless")
 
 def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
     """Yield one comparison per access pattern: opening the file and reading its frames."""
+    from scenerl.preprocess.media import open_media
+
     frames, size = (60, (160, 120)) if settings.quick else (400, (640, 480))
     some = min(32, frames // 2)
     patterns = {
@@ -28,10 +30,40 @@ def comparisons(settings: BenchSettings) -> Iterator[Comparison]:
         for name, indices in patterns.items():
             yield Comparison(
                 case=f"{name} of {frames} frames {size[0]}x{size[1]}",
-                ours=(Entry(name="scenerl", run=partial(_ours, path, indices)),),
+                ours=(
+                    Entry(name="scenerl", run=partial(_ours, path, indices)),
+                    Entry(name="scenerl, own process", run=partial(_apart, path, indices)),
+                ),
                 peers=tuple(Entry(name=n, run=partial(r, indices)) for n, r in readers.items()),
                 left_out=left_out,
             )
+        scene = Path(folder) / "scene"
+        write_recording(scene, some, size)
+        yield Comparison(
+            case=f"{some} JPEG frames {size[0]}x{size[1]} of a recording",
+            ours=(
+                Entry(name="scenerl", run=lambda: open_media(scene).read(range(some))),
+                Entry(name="scenerl, own process", run=partial(_apart, scene, list(range(some)))),
+            ),
+        )
+
+
+def write_recording(folder: Path, frames: int, size: tuple[int, int]) -> None:
+    """Write a recording of smooth noise, in the layout of docs/data.md."""
+    import numpy as np
+    from PIL import Image
+
+    for name in ("color", "depth", "pose"):
+        (folder / name).mkdir(parents=True)
+    dice = np.random.default_rng(0)
+    for number in range(frames):
+        coarse = dice.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize(size).save(folder / "color" / f"{number}.jpg", quality=90)
+        depth = np.full((size[1], size[0]), 2000, np.uint16)
+        Image.fromarray(depth).save(folder / "depth" / f"{number}.png")
+        (folder / "pose" / f"{number}.txt").write_text("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+    focal, x, y = size[0], size[0] / 2, size[1] / 2
+    (folder / "intrinsic.txt").write_text(f"{focal} 0 {x}\n0 {focal} {y}\n0 0 1\n")
 
 
 def write_clip(path: Path, frames: int, size: tuple[int, int]) -> None:
@@ -58,6 +90,12 @@ def _ours(path: Path, indices: list[int]) -> object:
     from scenerl.preprocess.video import read_frames
 
     return read_frames(path, indices)
+
+
+def _apart(path: Path, indices: list[int]) -> object:
+    from scenerl.preprocess.decoding import decoder
+
+    return decoder().frames(path, indices)
 
 
 def _peers(path: Path) -> tuple[dict[str, Callable[[list[int]], object]], tuple[str, ...]]:

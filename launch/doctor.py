@@ -145,7 +145,29 @@ def check_machine() -> list[Finding]:
             fix="" if shared >= 1 else "start the container with --shm-size=8g",
         )
     )
+    findings.append(_check_namespaces())
     return findings
+
+
+def _check_namespaces() -> Finding:
+    """Say whether plug-ins and decoders can be kept from the network and from the run."""
+    from scenerl.preprocess.worker import Worker, WorkerFault, WorkerSpec
+
+    try:
+        worker = Worker(WorkerSpec(module="scenerl.rewards.child"))
+    except WorkerFault as fault:
+        text = f"the process of a plug-in does not start: {fault}"
+        return Finding(level="fail", subject="namespaces", text=text, fix="see its last output")
+    worker.kill()
+    if worker.isolated:
+        text = "plug-ins and decoders get their own (no network, no foreign processes)"
+        return Finding(level="ok", subject="namespaces", text=text)
+    return Finding(
+        level="warn",
+        subject="namespaces",
+        text=f"plug-ins and decoders share this machine's: {worker.why_not}",
+        fix="allow user namespaces (user.max_user_namespaces, the container's seccomp profile)",
+    )
 
 
 def check_gpu() -> list[Finding]:

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from scenerl.envs.metrics import best_temporal_iou, box_iou_px
 from scenerl.envs.records import BoxAnswer, ParseError, Prompt, SpanAnswer
 from scenerl.envs.tasks import Env
 from scenerl.envs.tracking import Tracker
+from scenerl.preprocess.decoding import decoder
 from scenerl.preprocess.records import Box2D, Box3D, Sample, Span
 from scenerl.preprocess.scene import Scene
 from scenerl.rl.answering import FleetAnswerer
@@ -236,7 +238,7 @@ def lift_answers(
     config: ChainSettings,
 ) -> list[GroundResult]:
     """Track and lift the boxes of all samples, and make the oracle swaps."""
-    open_scene = functools.lru_cache(maxsize=8)(Scene.open)
+    open_scene = functools.lru_cache(maxsize=8)(partial(Scene.open, read=decoder().image))
     results = []
     for sample in samples:
         if sample.media.scene is None:

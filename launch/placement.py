@@ -134,6 +134,7 @@ def place(config: RunConfig, plan: Plan, *, with_learner: bool) -> Placed:
         model=config.model,
         rollout=config.rollout,
         train=config.train,
+        data=config.data,
         seed=config.seed,
         threads=config.cluster.threads_per_actor,
         frame_cache_bytes=int(config.cluster.frame_cache_gib * 2**30),

@@ -75,11 +75,11 @@ def _duration_s(media: dict[str, Any]) -> float:
 
 def _frames(media: dict[str, Any], packer: Packer) -> list[dict[str, Any]]:
     """Read the frames of a rollout again; a medium that is gone gives no pictures."""
-    from scenerl.preprocess.media import open_media
+    from scenerl.preprocess.decoding import decoder
 
     chosen = spread_over(len(media["frame_indices"]), MAX_STRIP_FRAMES)
     try:
-        pixels = open_media(media["path"]).read([media["frame_indices"][i] for i in chosen])
+        pixels = decoder().frames(media["path"], [media["frame_indices"][i] for i in chosen])
     except (OSError, ValueError, LookupError):
         packer.note(f"frames of {media['path']} cannot be read any more; their pictures are absent")
         return []

@@ -13,6 +13,7 @@ from scenerl.configs.schema import ConfigError, RunConfig
 from scenerl.envs.family import model_family
 from scenerl.envs.tasks import make_env
 from scenerl.launch.plan import Plan
+from scenerl.preprocess.decoding import set_limits
 from scenerl.preprocess.records import DataError, Sample, Span
 from scenerl.preprocess.store import read_manifest, read_samples
 from scenerl.rl.checkpoint import CheckpointStore, Commit
@@ -96,6 +97,7 @@ def open_task(
     config: RunConfig, samples: Sequence[Sample], spans_s: Mapping[str, Span | None] | None = None
 ) -> Task:
     """Build the task of a run over some samples."""
+    set_limits(config.data)
     family = model_family(policy_folder(config.model.path))
     return Task(
         env=make_env(config.env, family),
@@ -114,6 +116,7 @@ def open_fleet(
     on_loss: Callable[[Mapping[str, Any]], None] = lambda _: None,
 ) -> Fleet:
     """Start engines, encoders and learners, over Ray or in this process."""
+    set_limits(config.data)
     model = dataclasses.replace(config.model, path=policy_folder(config.model.path))
     config = dataclasses.replace(config, model=model)
     if use_ray:

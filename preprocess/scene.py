@@ -1,6 +1,7 @@
 """An RGB-D recording on disk, opened by reference: frames are decoded when asked for."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,9 @@ from scenerl.preprocess.validate import check_content
 
 logger = logging.getLogger(__name__)
 
+ReadImage = Callable[[Path, str | None], np.ndarray]
+"""Returns the pixels of an image file, in a mode of Pillow's or as they are stored."""
+
 MIN_FRAMES = 2
 MIN_GOOD_SHARE = 0.2
 
@@ -39,6 +43,14 @@ def image_size(path: Path) -> tuple[int, int]:
             return (image.width, image.height)
     except Image.DecompressionBombError as error:
         raise OSError(str(error)) from error
+
+
+def read_image(path: Path, mode: str | None) -> np.ndarray:
+    """Return the pixels of an image file, in a mode of Pillow's or as they are stored."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image if mode is None else image.convert(mode))
 
 
 class Scene:
@@ -59,9 +71,10 @@ class Scene:
         problems: Frames that are left out and why, and remarks on the whole scene.
     """
 
-    def __init__(self, files: SceneFiles) -> None:
+    def __init__(self, files: SceneFiles, read: ReadImage = read_image) -> None:
         """Read everything but the images; use `Scene.open`, which also checks."""
         self.path = files.root
+        self._read = read
         self.scene_id = str(files.facts.get("scene_id", files.root.name))
         self._files = files
         self._depth_scale = float(files.facts.get("depth_scale", 1000.0))
@@ -81,7 +94,11 @@ class Scene:
 
     @classmethod
     def open(
-        cls, path: str | Path, *, check: Literal["auto", "files", "content"] = "auto"
+        cls,
+        path: str | Path,
+        *,
+        check: Literal["auto", "files", "content"] = "auto",
+        read: ReadImage = read_image,
     ) -> "Scene":
         """Open a recording folder and leave out its bad frames.
 
@@ -90,12 +107,13 @@ class Scene:
             check: "files" looks at names, poses and image headers. "content" also decodes all
                 images and compares neighbouring frames through depth and poses. "auto" is
                 "files" for a scene that `launch preprocess` wrote, and "content" otherwise.
+            read: Decodes its images; `Decoder.image` does it in a process that may be lost.
 
         Raises:
             DataError: If the layout is unknown, something belonging to the whole scene is
                 missing, or too few good frames are left.
         """
-        scene = cls(find_files(Path(path)))
+        scene = cls(find_files(Path(path)), read)
         prepared = scene._files.facts.get("format") == SCENE_FORMAT
         scene._require_frames()
         if check == "content" or (check == "auto" and not prepared):
@@ -203,17 +221,11 @@ class Scene:
 
     def color(self, index: int) -> np.ndarray:
         """Return a colour frame, uint8 RGB [H, W, 3]."""
-        from PIL import Image
-
-        with Image.open(self._files.color[index]) as image:
-            return np.asarray(image.convert("RGB"))
+        return self._read(self._files.color[index], "RGB")
 
     def depth_m(self, index: int) -> np.ndarray:
         """Return a depth frame, float32 [h, w] metres along the optical axis, 0 = invalid."""
-        from PIL import Image
-
-        with Image.open(self._files.depth[index]) as image:
-            raw = np.asarray(image)
+        raw = self._read(self._files.depth[index], None)
         if raw.ndim != 2 or raw.dtype == np.uint8:
             raise DataError(
                 f"{self._files.depth[index]} is {raw.dtype} {raw.shape}; expected a 16-bit "

@@ -1,25 +1,17 @@
-"""The process in which one plug-in runs: ``python -m scenerl.rewards.child``.
+"""The reward function in the process of one plug-in; `preprocess/worker_process.py` runs it.
 
-It speaks JSON frames over two pipes whose numbers stand on its command line. A frame is a 4-byte
-big-endian length and that many bytes of JSON. Requests and replies:
+Requests and replies:
 
-    {"op": "load", "path", "memory_gib"}
-        -> {"names", "required", "takes_all", "is_async"} or {"cause", "text"}
+    {"op": "load", "path"} -> {"names", "required", "takes_all", "is_async"} or {"cause", "text"}
     {"op": "call", "calls": [{"id", "count", "columns"}], "kwargs", "state", "timeout_s"}
         -> per call {"id", "parts", "extra", "metrics"} or {"id", "cause", "text"}
-
-Standard output and error belong to the plug-in; the asking process drains them.
 """
 
 import asyncio
 import contextlib
-import ctypes
 import inspect
-import json
-import os
-import resource
-import signal
-import struct
+import ipaddress
+import socket
 import sys
 import traceback
 from collections.abc import Awaitable
@@ -27,49 +19,46 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from scenerl.preprocess.worker_process import Channel
 from scenerl.rewards.loading import RewardFunction, function_needs, load_function
 from scenerl.rewards.returned import BadReturn, read_returned
 
-_PR_SET_PDEATHSIG = 1
+
+def serve(channel: Channel) -> None:
+    """Load one function and answer calls until the requests end."""
+    Child(channel).run()
 
 
 class Child:
-    """Loads one function and answers calls until the requests end."""
+    """One loaded function."""
 
-    def __init__(self, request_fd: int, reply_fd: int) -> None:
-        """Take over the two pipes."""
-        self._requests = os.fdopen(request_fd, "rb")
-        self._reply_fd = reply_fd
-        self._pid = os.getpid()
+    def __init__(self, channel: Channel) -> None:
+        """Answer on a channel."""
+        self._channel = channel
+        self._attempts = Attempts(watch=not channel.has_network)
         self._function: RewardFunction | None = None
 
     def run(self) -> None:
         """Serve requests; return when the asking process closes its end."""
-        while (header := self._requests.read(4)) and len(header) == 4:
-            request = json.loads(self._requests.read(struct.unpack(">I", header)[0]))
+        for request in self._channel.requests():
+            self._attempts.forget()
             if request["op"] == "load":
-                self._load(request)
+                self._channel.reply(self._load(request["path"]))
             else:
                 self._call(request)
 
-    def _load(self, request: dict[str, Any]) -> None:
-        if request["memory_gib"] is not None:
-            limit = int(request["memory_gib"] * 2**30)
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    def _load(self, path: str) -> dict[str, Any]:
         try:
-            self._function = load_function(request["path"])
+            self._function = load_function(path)
             needs = function_needs(self._function)
         except BaseException as error:  # the module is foreign code
-            self._reply({"cause": "load", "text": _describe(error)})
-            return
-        self._reply(
-            {
-                "names": sorted(needs.names),
-                "required": sorted(needs.required),
-                "takes_all": needs.takes_all,
-                "is_async": needs.is_async,
-            }
-        )
+            return {"cause": "load", "text": "; ".join([_describe(error), *self._attempts.hint()])}
+        return {
+            "names": sorted(needs.names),
+            "required": sorted(needs.required),
+            "takes_all": needs.takes_all,
+            "is_async": needs.is_async,
+        }
 
     def _call(self, request: dict[str, Any]) -> None:
         assert self._function is not None
@@ -77,6 +66,7 @@ class Child:
             asyncio.run(self._call_together(request))
             return
         for call in request["calls"]:
+            self._attempts.forget()
             log = _Log()
             try:
                 value = self._function(**self._arguments(call, request, log))
@@ -121,12 +111,66 @@ class Child:
         return {**call["columns"], **request["kwargs"], **injected}
 
     def _reply(self, reply: dict[str, Any]) -> None:
-        if os.getpid() != self._pid:  # the plug-in forked and both returned: only one may answer
-            os._exit(0)
-        body = json.dumps(reply).encode()
-        frame = memoryview(struct.pack(">I", len(body)) + body)
-        while frame:
-            frame = frame[os.write(self._reply_fd, frame) :]
+        if hint := self._attempts.hint():  # also where the function hid that it got nothing
+            text = "; ".join([reply["text"], *hint] if "text" in reply else hint)
+            reply = {"id": reply["id"], "cause": "no network", "text": text}
+        self._channel.reply(reply)
+
+
+class Attempts:
+    """Connections that the function tried to make and that its process has no network for."""
+
+    def __init__(self, *, watch: bool) -> None:
+        """Begin to watch the interpreter's sockets, or never see anything."""
+        self._names: list[str] = []
+        if watch:
+            sys.addaudithook(self._see)
+
+    def forget(self) -> None:
+        """Start anew."""
+        self._names.clear()
+
+    def hint(self) -> list[str]:
+        """Return what was tried and what to do, if anything was."""
+        return [
+            f"it tried to reach {name}, and plug-ins have no network: set network: true in its "
+            "entry of rewards if it needs one"
+            for name in self._names[:1]
+        ]
+
+    def _see(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in ("socket.getaddrinfo", "socket.gethostbyname"):
+            if not _is_own(arguments[0]):
+                self._names.append(str(arguments[0]))
+        elif event == "socket.connect":
+            from_socket, address = arguments
+            streams = from_socket.type == socket.SOCK_STREAM
+            if streams and isinstance(address, tuple) and not _is_served(*address[:2]):
+                self._names.append(f"{address[0]}:{address[1]}")
+
+
+def _is_own(host: Any) -> bool:
+    """Whether looking up a host needs no network."""
+    if host in (None, "", b"", "localhost", b"localhost"):
+        return True
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(host.decode() if isinstance(host, bytes) else host)
+        return True
+    return False
+
+
+def _is_served(host: str, port: int) -> bool:
+    """Whether something in this process's own network listens there."""
+    with contextlib.suppress(ValueError):
+        if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+            return False
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/net", table).read_text().splitlines()[1:]:
+                place, state = line.split()[1], line.split()[3]
+                if state == "0A" and int(place.rpartition(":")[2], 16) == port:
+                    return True
+    return False
 
 
 async def _finish(value: Awaitable[Any]) -> Any:
@@ -170,51 +214,3 @@ def _describe(error: BaseException) -> str:
     with contextlib.suppress(Exception):
         text = str(error)
     return f"raised {type(error).__name__}: {text[:1000]}{where}"
-
-
-def _die_with(parent_pid: int) -> None:
-    """Ask the kernel to end this process when the asking one ends, however it ends."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "prctl"):
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it ended before the line above
-        os._exit(0)
-
-
-def _stand_between(request_fd: int, reply_fd: int) -> None:
-    """Fork: the plug-in runs in the new process, and this one, its parent, ends the way it does.
-
-    A plug-in that kills its parent then does not kill the process that asked.
-    """
-    parent_pid = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        _die_with(parent_pid)
-        return
-    os.close(request_fd)
-    os.close(reply_fd)
-    _, status = os.waitpid(pid, 0)
-    if os.WIFSIGNALED(status):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        with contextlib.suppress(OSError):  # SIGKILL has no handler to restore
-            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
-        os.kill(os.getpid(), os.WTERMSIG(status))
-    os._exit(os.waitstatus_to_exitcode(status))
-
-
-def main(argv: list[str]) -> None:
-    """Serve one plug-in over the two pipes given as numbers, for the process given as a number."""
-    request_fd, reply_fd, parent_pid = (int(text) for text in argv)
-    _die_with(parent_pid)
-    with contextlib.suppress(OSError):  # short of memory, the kernel ends the plug-in, not the run
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    for fd in (request_fd, reply_fd):
-        os.set_inheritable(fd, False)
-    _stand_between(request_fd, reply_fd)
-    Child(request_fd, reply_fd).run()
-    sys.stdout.flush()
-    os._exit(0)  # threads of the plug-in must not keep the process
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -85,9 +85,10 @@ def _make_tracker(config: TrackerConfig) -> Any:
 
 @functools.lru_cache(maxsize=16)
 def _open_scene(path: str) -> "Scene":
+    from scenerl.preprocess.decoding import decoder
     from scenerl.preprocess.scene import Scene
 
-    return Scene.open(path)
+    return Scene.open(path, read=decoder().image)
 
 
 def _box3d(values: Sequence[float]) -> Box3D:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from scenerl.preprocess.worker import START_TIMEOUT_S, Worker, WorkerFault, WorkerSpec
 from scenerl.rewards.columns import Columns
 from scenerl.rewards.loading import (
     Needs,
@@ -14,7 +15,6 @@ from scenerl.rewards.loading import (
 )
 from scenerl.rewards.records import RewardError
 from scenerl.rewards.returned import BadReturn, Parts, read_returned
-from scenerl.rewards.worker import START_TIMEOUT_S, Worker, WorkerFault
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Fault:
     """Why a call gave no reward."""
 
     cause: str
-    """Countable: "raised", "timeout", "died", "bad return", "bad reply"."""
+    """Countable: "raised", "timeout", "died", "bad return", "bad reply", "no network"."""
     text: str
 
 
@@ -112,13 +112,16 @@ class PluginRunner:
         kwargs: Mapping[str, Any],
         timeout_s: float,
         memory_gib: float | None = None,
+        network: bool = False,
     ) -> None:
         """Remember how to start the process; `start` starts it."""
         self._name = name
         self._path = path
         self._kwargs = dict(kwargs)
         self._timeout_s = timeout_s
-        self._memory_gib = memory_gib
+        self._spec = WorkerSpec(
+            module="scenerl.rewards.child", memory_gib=memory_gib, network=network
+        )
         self._worker: Worker | None = None
         self._needs: Needs | None = None
 
@@ -126,10 +129,9 @@ class PluginRunner:
         """Start the process, import the plug-in there and check its signature."""
         if self._worker is not None:
             return
-        request = {"op": "load", "path": self._path, "memory_gib": self._memory_gib}
         try:
-            self._worker = Worker()
-            self._worker.send(request, START_TIMEOUT_S)
+            self._worker = Worker(self._spec)
+            self._worker.send({"op": "load", "path": self._path}, START_TIMEOUT_S)
             reply = self._worker.receive(START_TIMEOUT_S)
         except WorkerFault as fault:
             self.close()

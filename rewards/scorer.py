@@ -216,7 +216,14 @@ def _runner(name: str, config: RewardConfig, lifted: LiftedIou) -> RewardRunner:
     if config.name in BUILTINS:
         return BuiltinRunner(name, BUILTINS[config.name], config.kwargs)
     path = config.path or _entry_point(str(config.name))
-    return PluginRunner(name, path, config.kwargs, config.timeout_s, config.max_memory_gib)
+    return PluginRunner(
+        name,
+        path,
+        config.kwargs,
+        config.timeout_s,
+        memory_gib=config.max_memory_gib,
+        network=config.network,
+    )
 
 
 def _entry_point(name: str) -> str:

@@ -23,6 +23,7 @@ from scenerl.configs.seeding import derive_seed
 from scenerl.envs.family import model_family
 from scenerl.envs.records import Prompt
 from scenerl.envs.tasks import Env, make_env
+from scenerl.preprocess.decoding import set_limits
 from scenerl.preprocess.records import DataError, Sample
 from scenerl.preprocess.store import read_samples
 from scenerl.rl.checkpoint import Commit
@@ -52,6 +53,7 @@ class SftDataset(Dataset[list[Item]]):
             DataError: If an env finds no sample that it can ask for.
         """
         self._config, self._model_dir = config, model_dir
+        set_limits(config.data)
         family = model_family(model_dir)
         self._envs: list[Env] = [make_env(env, family) for env in _env_configs(config)]
         samples = read_samples(config.data.path, config.data.train_split, kinds=config.data.kinds)

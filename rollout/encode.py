@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from scenerl.envs.records import MediaRef, Prompt
+from scenerl.preprocess.decoding import decoder
 from scenerl.preprocess.frame_cache import FrameCache
-from scenerl.preprocess.media import open_media
 from scenerl.rollout.positions import (
     MediaKind,
     VisionTokens,
@@ -38,8 +38,8 @@ class PromptTooLongError(EncodingError):
 
 
 def read_frames(ref: MediaRef) -> np.ndarray:
-    """Decode the frames that a reference names."""
-    return open_media(ref.path).read(ref.frame_indices)
+    """Decode the frames that a reference names, in the process that decodes."""
+    return decoder().frames(ref.path, ref.frame_indices)
 
 
 class Encoder:

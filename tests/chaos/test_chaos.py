@@ -1,8 +1,8 @@
 """kill -9 of any process of a run at random moments: the same command ends with the same bytes.
 
 SCENERL_CHAOS_KILLS (10) kills over SCENERL_CHAOS_SEED (0): the driver, engines, learners, encoders,
-reward children, the raylet and Ray's head. `make chaos`. SCENERL_CHAOS_LEARNERS=2 trains with two
-DeepSpeed ranks, SCENERL_CHAOS_ENGINE=vllm rolls out with vLLM:
+reward and decode children, the raylet and Ray's head. `make chaos`. SCENERL_CHAOS_LEARNERS=2 trains
+with two DeepSpeed ranks, SCENERL_CHAOS_ENGINE=vllm rolls out with vLLM:
 
     SCENERL_CHAOS_KILLS=100 SCENERL_CHAOS_LEARNERS=2 SCENERL_CHAOS_ENGINE=vllm make chaos
 """
@@ -28,7 +28,7 @@ from scenerl.rl.checkpoint import CheckpointStore
 
 KINDS = (
     "driver", "ray::EngineActor", "ray::LearnerActor", "ray::EncoderActor", "scenerl.rewards",
-    "raylet/raylet", "gcs_server",
+    "scenerl.preprocess.decode", "raylet/raylet", "gcs_server",
 )  # fmt: skip
 KILLS = int(os.environ.get("SCENERL_CHAOS_KILLS", "10"))
 SEED = int(os.environ.get("SCENERL_CHAOS_SEED", "0"))

@@ -1,10 +1,15 @@
 import dataclasses
+import os
 
 import numpy as np
 import pytest
 import torch
+from recording import write_minimal
 from tiny_checkpoint import media_ref, smooth_frames, tiny_checkpoint, tiny_prompt, tiny_prompts
 
+from scenerl.configs.schema import DataConfig
+from scenerl.preprocess.decoding import set_limits
+from scenerl.rl.fleet import EncodeFailure, encode_one
 from scenerl.rollout.encode import (
     Encoder,
     EncodingError,
@@ -105,6 +110,20 @@ def test_qwen3_vl_writes_the_true_times_into_the_prompt(tmp_path):
     ref = media_ref("video", (64, 64), num_frames=5, fps=0.8)  # 0, 1.25, 2.5, 3.75, 5 s
     text = encoder.tokenizer.decode(encoder.encode(tiny_prompt("x", (ref,))).prompt_ids)
     assert [text.count(f"<{time} seconds>") for time in ("0.6", "3.1", "5.0")] == [1, 1, 1]
+
+
+def test_a_medium_that_hangs_its_decoder_is_a_failure_that_names_it(folder, tmp_path):
+    scene = write_minimal(tmp_path / "scene")
+    (scene / "color" / "00003.jpg").unlink()
+    os.mkfifo(scene / "color" / "00003.jpg")  # opening it waits for a writer
+    prompt = tiny_prompt("x", (media_ref("video", path=str(scene)),))
+    set_limits(DataConfig(decode_timeout_s=1.0))
+    failure = encode_one(Encoder(folder), prompt, 1000)
+    set_limits(DataConfig())
+    assert isinstance(failure, EncodeFailure)
+    assert failure.broken
+    reason = f"DataError: {scene} was not decoded within 1 s (data.decode_timeout_s)"
+    assert failure.reason == reason
 
 
 def test_a_prompt_above_the_limit_is_refused_not_cut(folder):

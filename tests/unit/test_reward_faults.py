@@ -1,6 +1,7 @@
 """Plug-ins that misbehave: each is named, counted, ended in time, and leaves nothing running."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -8,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import descendants
 from rollouts import group, reply
 
 from scenerl.configs.schema import RewardConfig
+from scenerl.preprocess.worker import Worker, WorkerSpec
 from scenerl.rewards.records import RewardError
 from scenerl.rewards.scorer import Scorer
 
@@ -147,6 +150,42 @@ def answers_what_was_not_asked(completions):
             pass
     return [1.0 for _ in completions]
 
+def kills_who_asked(completions):
+    os.kill(int(os.environ["SCENERL_CHILD"].partition("-")[0]), signal.SIGKILL)
+    return [1.0 for _ in completions]
+
+def reads_who_asked(completions):
+    asking = os.environ["SCENERL_CHILD"].partition("-")[0]
+    return [float(len(open(f"/proc/{asking}/environ").read())) for _ in completions]
+
+def asks_a_judge(completions):
+    import socket
+    address = ("127.0.0.1", int(os.environ["CANARY_PORT"]))
+    socket.create_connection(address, timeout=5).close()
+    return [1.0 for _ in completions]
+
+def hides_that_no_judge_answered(completions):
+    import urllib.request
+    try:
+        urllib.request.urlopen("http://judge.example.com/v1", timeout=5)
+    except OSError:
+        pass
+    return [0.0 for _ in completions]
+
+async def asks_a_judge_and_waits(completions):
+    import asyncio
+    try:
+        await asyncio.open_connection("127.0.0.1", int(os.environ["CANARY_PORT"]))
+    except OSError:
+        pass
+    return [0.0 for _ in completions]
+
+def asks_a_service_of_its_own(completions):
+    import socket
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()
+    return [1.0 for _ in completions]
+
 def hangs_on_one_sample(completions, sample_id, group_id):
     if group_id[0] == "bad":
         time.sleep(1000)
@@ -187,14 +226,24 @@ FAULTS = {
     "recurses": ("raised", "RecursionError"),
     "answers_what_was_not_asked": ("bad reply", "answered call 999, which was not asked"),
 }
+NO_NETWORK = "plug-ins have no network: set network: true in its entry of rewards if it needs one"
+ISOLATED = {
+    "stops_its_parent": ("timeout", "did not answer within 0.7 s"),
+    "kills_who_asked": ("raised", "ProcessLookupError"),
+    "reads_who_asked": ("raised", "Error: [Errno"),
+    "asks_a_judge": ("no network", NO_NETWORK),
+    "hides_that_no_judge_answered": ("no network", f"reach judge.example.com, and {NO_NETWORK}"),
+    "asks_a_judge_and_waits": ("no network", NO_NETWORK),
+}
+"""Faults of a plug-in that has namespaces of its own."""
 HARMLESS = (
     "good",
+    "asks_a_service_of_its_own",
     "floods",
     "forks_and_leaves_a_sleeper",
     "forks_through",
     "starts_a_daemon",
     "leaves_a_thread",
-    "stops_its_parent",
 )
 
 
@@ -209,18 +258,24 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _nothing_is_left_running() -> Iterator[None]:
     yield
     marked = []
-    mark = f"SCENERL_REWARD_WORKER={os.getpid()}-".encode()
+    mark = f"SCENERL_CHILD={os.getpid()}-".encode()
     for entry in Path("/proc").glob("[0-9]*/environ"):
         try:
             if mark in entry.read_bytes():
-                marked.append((entry.parent / "cmdline").read_text())
+                line = (entry.parent / "cmdline").read_text()
+                marked += [] if "decode_child" in line else [line]  # of other tests' media
         except OSError:
             continue
     assert marked == []
 
 
 def scorer(
-    plugins: Path, name: str, on_error: str, weight: float = 1.0, timeout_s: float = 0.7
+    plugins: Path,
+    name: str,
+    on_error: str,
+    weight: float = 1.0,
+    timeout_s: float = 0.7,
+    network: bool = False,
 ) -> Scorer:
     plugin = RewardConfig(
         path=f"{plugins}:{name}",
@@ -228,6 +283,7 @@ def scorer(
         timeout_s=timeout_s,
         max_memory_gib=4.0,
         weight=weight,
+        network=network,
     )
     return Scorer([RewardConfig(name="temporal_iou"), plugin])
 
@@ -235,9 +291,58 @@ def scorer(
 REPLIES = [reply("1s to 3s"), reply("1s to 2s")]
 
 
+@pytest.fixture
+def canary(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """A server on this machine that no plug-in may reach."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.05)
+        monkeypatch.setenv("CANARY_PORT", str(server.getsockname()[1]))
+        yield server
+
+
+@pytest.fixture(scope="module")
+def namespaces() -> None:
+    worker = Worker(WorkerSpec(module="scenerl.rewards.child"))
+    worker.kill()
+    if not worker.isolated:
+        pytest.skip("this system allows no namespaces")
+
+
+@pytest.mark.usefixtures("namespaces")
+@pytest.mark.parametrize("name", ISOLATED)
+def test_what_namespaces_keep_a_plugin_from(
+    name: str, plugins: Path, canary: socket.socket
+) -> None:
+    check_fault(plugins, name, *ISOLATED[name])
+    with pytest.raises(TimeoutError):
+        canary.accept()
+
+
+def test_a_plugin_that_asks_for_the_network_has_it(plugins: Path, canary: socket.socket) -> None:
+    subject = scorer(plugins, "asks_a_judge", "raise", timeout_s=20.0, network=True)
+    (scores,) = subject.score([group(REPLIES)])
+    subject.close()
+    assert [score.value for score in scores] == [2.0, 1.5]
+    canary.accept()[0].close()
+
+
+@pytest.mark.usefixtures("namespaces")
+def test_the_first_try_names_a_reward_that_needs_the_network(
+    plugins: Path, canary: socket.socket
+) -> None:
+    subject = scorer(plugins, "asks_a_judge", "none", timeout_s=20.0)
+    expected = f"127.0.0.1:{canary.getsockname()[1]}, and {NO_NETWORK}"
+    with pytest.raises(RewardError, match="reward asks_a_judge: raised Conn") as caught:
+        subject.canary()
+    assert expected in str(caught.value)
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_leaves_the_group_unscored_and_is_counted(name: str, plugins: Path) -> None:
-    cause, text = FAULTS[name]
+    check_fault(plugins, name, *FAULTS[name])
+
+
+def check_fault(plugins: Path, name: str, cause: str, text: str) -> None:
     subject = scorer(plugins, name, "none")
     started = time.monotonic()
     (scores,) = subject.score([group(REPLIES)])
@@ -318,9 +423,9 @@ def test_the_plugin_ends_with_the_process_that_asked(plugins: Path, tmp_path: Pa
     marker = tmp_path / "pid"
     file = tmp_path / "tells.py"
     file.write_text(
-        "import os, pathlib, time\n"
+        "import pathlib, time\n"
         "def tells(completions):\n"
-        f"    pathlib.Path({str(marker)!r}).write_text(str(os.getpid()))\n"
+        f"    pathlib.Path({str(marker)!r}).write_text('here')\n"
         "    time.sleep(1000)\n"
     )
     code = (
@@ -328,15 +433,20 @@ def test_the_plugin_ends_with_the_process_that_asked(plugins: Path, tmp_path: Pa
         f"runner = PluginRunner('tells', {str(file) + ':tells'!r}, {{}}, 900.0)\n"
         "runner.call([{'completions': [[{'role': 'assistant', 'content': 'x'}]]}], {})\n"
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     with subprocess.Popen([sys.executable, "-c", code]) as asking:
         while not (marker.exists() and marker.read_text()) and time.monotonic() < deadline:
             time.sleep(0.02)
+        plugin = [pid for pid, line in descendants(asking.pid).items() if "rewards.child" in line]
         asking.kill()
-    plugin = int(marker.read_text())
-    while Path(f"/proc/{plugin}").exists() and time.monotonic() < deadline:
+    assert len(plugin) >= 2
+    while (left := still_there(plugin)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not Path(f"/proc/{plugin}").exists()
+    assert not left
+
+
+def still_there(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
 def test_a_process_that_the_machine_kills_once_is_asked_again(tmp_path: Path) -> None:

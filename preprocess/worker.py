@@ -1,12 +1,16 @@
-"""Supervise the process of one plug-in: every wait has a deadline, every end has a name.
+"""Supervise a process for foreign code or files: every wait has a deadline, every end has a name.
 
-The process has its own session and dies with this one. Its output is drained and cut, so that a
-flood cannot block it. When it has to go, its whole process group goes, and with it whatever else
-was started from it (found by a mark in the environment), so that nothing is left running.
+The process (`preprocess/worker_process.py`) has its own session and, where the system allows,
+namespaces of its own; it dies with this one. Its output is drained and cut, so that a flood cannot
+block it. When it has to go, its whole process group goes, and with it whatever else was started
+from it (found by a mark in the environment), so that nothing is left running.
 """
 
 import contextlib
+import fcntl
+import functools
 import json
+import logging
 import os
 import selectors
 import signal
@@ -15,21 +19,21 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+logger = logging.getLogger(__name__)
+
 MAX_REPLY_BYTES: Final = 64 * 2**20
 START_TIMEOUT_S: Final = 120.0
-"""For starting a plug-in's process and importing its module."""
+"""For starting a process and importing its module."""
 _END_TIMEOUT_S = 10.0
 _OUTPUT_TAIL = 2000
-_MARK = "SCENERL_REWARD_WORKER"
-
-# The kernel ends a child with the thread that started it (PR_SET_PDEATHSIG), so that thread has to
-# live as long as this process, which the threads of a caller need not.
-_STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scenerl-reward-starter")
+_PIPE_BYTES = 1 << 20
+_MARK = "SCENERL_CHILD"
 
 
 class WorkerFault(Exception):
@@ -45,13 +49,48 @@ class WorkerFault(Exception):
         self.cause = cause
 
 
-class Worker:
-    """One running plug-in process."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerSpec:
+    """What a process is for and what it may have."""
 
-    def __init__(self) -> None:
-        """Start the process; it imports nothing of the plug-in yet."""
-        self._mark = f"{os.getpid()}-{uuid.uuid4().hex}"
-        started = _STARTER.submit(_start, self._mark)
+    module: str
+    """Its ``serve(channel)`` answers the requests."""
+    memory_gib: float | None = None
+    """Address space; None sets no limit."""
+    network: bool = False
+    """Whether it keeps the machine's network."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables beside those of this process."""
+
+
+class Worker:
+    """One running process.
+
+    Attributes:
+        isolated: Whether it has namespaces of its own.
+        why_not: Why it has none.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        """Start the process and wait until its module is imported.
+
+        Raises:
+            WorkerFault: If it does not start.
+        """
+        try:
+            hello = self._begin(spec, isolate=True)
+        except WorkerFault as fault:
+            if fault.cause != "died":
+                raise
+            hello = self._begin(spec, isolate=False)
+        self.why_not: str | None = hello["why_not"]
+        self.isolated = self.why_not is None
+        _say_once(self.why_not)
+
+    def _begin(self, spec: WorkerSpec, *, isolate: bool) -> dict[str, Any]:
+        self._owner = os.getpid()
+        self._mark = f"{self._owner}-{uuid.uuid4().hex}"
+        started = _starter().submit(_start, spec, self._mark, isolate)
         try:
             self._process, self._request_fd, self._reply_fd, self._output_fd = started.result(
                 START_TIMEOUT_S
@@ -61,43 +100,53 @@ class Worker:
             raise WorkerFault("timeout", text) from None
         self._exit_fd = os.pidfd_open(self._process.pid)
         self._replies = bytearray()
+        self._bulk = memoryview(b"")
         self._output = b""
+        try:
+            return self.receive(START_TIMEOUT_S)
+        except BaseException:
+            self.kill()
+            raise
 
     def send(self, request: dict[str, Any], timeout_s: float) -> None:
         """Write one request, or raise WorkerFault when the process does not take it in time."""
         body = json.dumps(request).encode()
-        self._exchange(
-            memoryview(struct.pack(">I", len(body)) + body), time.monotonic() + timeout_s
-        )
+        self._exchange(memoryview(struct.pack(">I", len(body)) + body), timeout_s, lambda: True)
 
     def receive(self, timeout_s: float) -> dict[str, Any]:
         """Return the next reply, or raise WorkerFault when there is none in time."""
-        deadline = time.monotonic() + timeout_s
-        while (reply := self._next_frame()) is None:
-            self._exchange(memoryview(b""), deadline, wait_for_reply=True)
-        return reply
+        self._exchange(memoryview(b""), timeout_s, self._has_frame)
+        return self._next_frame()
 
-    def _exchange(self, data: memoryview, deadline: float, *, wait_for_reply: bool = False) -> None:
-        """Write data, take what comes, and return when all is written (or something came)."""
-        came = False
+    def receive_bytes(self, buffer: memoryview, timeout_s: float) -> None:
+        """Fill a buffer with the bytes after a reply, read in place, or raise WorkerFault."""
+        early = min(len(buffer), len(self._replies))
+        buffer[:early] = self._replies[:early]
+        del self._replies[:early]
+        self._bulk = buffer[early:]
+        self._exchange(memoryview(b""), timeout_s, lambda: not self._bulk)
+
+    def _exchange(self, data: memoryview, timeout_s: float, done: Callable[[], bool]) -> None:
+        """Write data and take what comes, until all is written and `done`."""
+        deadline = time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
             if data:
                 selector.register(self._request_fd, selectors.EVENT_WRITE)
             for fd in (self._reply_fd, self._output_fd, self._exit_fd):
                 selector.register(fd, selectors.EVENT_READ)
-            while data or (wait_for_reply and not came):
+            while data or not done():
                 ready = {
                     key.fd for key, _ in selector.select(max(0.0, deadline - time.monotonic()))
                 }
                 if self._output_fd in ready and not self._drain_output():
                     selector.unregister(self._output_fd)
                 if self._reply_fd in ready:
-                    came = self._read_reply()
+                    self._read_reply()
                 elif self._request_fd in ready:
                     data = data[self._write(data) :]
                 elif self._exit_fd in ready:
                     raise WorkerFault("died", self._how_it_died())
-                if not came and time.monotonic() >= deadline:
+                if time.monotonic() >= deadline and (data or not done()):
                     raise WorkerFault("timeout", "did not answer in time")
 
     def _write(self, data: memoryview) -> int:
@@ -108,23 +157,29 @@ class Worker:
         except BrokenPipeError:
             raise WorkerFault("died", self._how_it_died()) from None
 
-    def _read_reply(self) -> bool:
-        chunk = os.read(self._reply_fd, 1 << 16)
-        if not chunk:
+    def _read_reply(self) -> None:
+        if self._bulk:
+            count = os.readv(self._reply_fd, [self._bulk])
+            self._bulk = self._bulk[count:]
+        else:
+            chunk = os.read(self._reply_fd, 1 << 16)
+            count = len(chunk)
+            self._replies += chunk
+        if not count:
             raise WorkerFault("died", self._how_it_died())
-        self._replies += chunk
-        return True
 
-    def _next_frame(self) -> dict[str, Any] | None:
+    def _has_frame(self) -> bool:
         if len(self._replies) < 4:
-            return None
+            return False
         size = struct.unpack_from(">I", self._replies)[0]
         if size > MAX_REPLY_BYTES:
             raise WorkerFault(
                 "bad reply", f"wrote a reply of {size} bytes; something else wrote it"
             )
-        if len(self._replies) < 4 + size:
-            return None
+        return len(self._replies) >= 4 + int(size)
+
+    def _next_frame(self) -> dict[str, Any]:
+        size = struct.unpack_from(">I", self._replies)[0]
         body = bytes(self._replies[4 : 4 + size])
         del self._replies[: 4 + size]
         try:
@@ -143,7 +198,7 @@ class Worker:
         return True
 
     def output_tail(self) -> str:
-        """Return the last of what the plug-in printed."""
+        """Return the last of what the process printed."""
         self._drain_output()
         return self._output.decode(errors="replace").strip()
 
@@ -162,7 +217,7 @@ class Worker:
 
     def kill(self) -> None:
         """End the process and everything it started, and give back its pipes. May be repeated."""
-        if self._exit_fd < 0:
+        if self._exit_fd < 0 or os.getpid() != self._owner:  # a fork does not own it
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -177,20 +232,57 @@ class Worker:
         self._exit_fd = -1
 
 
-def _start(mark: str) -> tuple[subprocess.Popen[bytes], int, int, int]:
+@functools.cache
+def _starter() -> ThreadPoolExecutor:
+    """Return the thread that starts all processes, for as long as this process lives.
+
+    The kernel ends a child with the thread that started it (PR_SET_PDEATHSIG), so that thread has
+    to live as long as this process, which the threads of a caller need not.
+    """
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="scenerl-starter")
+
+
+os.register_at_fork(after_in_child=_starter.cache_clear)  # a fork has no threads
+
+
+@functools.cache
+def _say_once(why_not: str | None) -> None:
+    if why_not is None:
+        logger.info("reward plug-ins and decoders run in namespaces of their own")
+    else:
+        logger.warning(
+            "this system gives reward plug-ins and decoders no namespaces of their own (%s): they "
+            "see its network and its processes",
+            why_not,
+        )
+
+
+def _start(
+    spec: WorkerSpec, mark: str, isolate: bool
+) -> tuple[subprocess.Popen[bytes], int, int, int]:
     request_read, request_write = os.pipe()
     reply_read, reply_write = os.pipe()
     output_read, output_write = os.pipe()
-    arguments = [str(number) for number in (request_read, reply_write, os.getpid())]
+    options = {
+        "module": spec.module,
+        "requests": request_read,
+        "replies": reply_write,
+        "parent": os.getpid(),
+        "isolate": isolate,
+        "network": spec.network,
+        "memory_gib": spec.memory_gib,
+    }
+    with contextlib.suppress(OSError):  # an unprivileged user has only so many pages for pipes
+        fcntl.fcntl(reply_read, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "scenerl.rewards.child", *arguments],
+            [sys.executable, "-m", "scenerl.preprocess.worker_process", json.dumps(options)],
             stdin=subprocess.DEVNULL,
             stdout=output_write,
             stderr=output_write,
             pass_fds=(request_read, reply_write),
             start_new_session=True,
-            env=os.environ | {_MARK: mark},
+            env=os.environ | dict(spec.environment) | {_MARK: mark},
         )
     finally:
         for fd in (request_read, reply_write, output_write):
