@@ -48,10 +48,10 @@ def driver_memory(run: Path, start: int) -> list[tuple[int, float]]:
 
 @pytest.mark.slow
 def test_a_long_run_grows_by_its_records_and_by_nothing_else(tmp_path: Path) -> None:
-    steps, every = 1200, 100
+    steps, every = 600, 50
     run = train_toy(tmp_path, max_steps=steps, save_steps=every)
     found = sizes(run)
-    points = driver_memory(run, 200)
+    points = driver_memory(run, 100)
     show(
         f"toy run, {steps} steps of 2 groups of 3 completions of 4 tokens",
         {name: found[name] / steps for name in ("metrics.jsonl", "ledger.jsonl", "rollouts")}
