@@ -7,12 +7,13 @@ INSTALLED := .venv/.installed-$(EXTRA)
 # Start-up of torch and vLLM is mostly compiling bytecode where none is kept.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-slow chaos fuzz lint setup system clean
+.PHONY: help demo test test-slow multinode chaos fuzz lint setup system clean
 
 help:
 	@echo "make demo       train both stages on synthetic rooms, ground in 3D, write runs/demo/report.html"
 	@echo "make test       lint, type check, default tests"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make multinode  several Ray nodes on this machine: lost, added back, cut off (root, for the last)"
 	@echo "make chaos      kill processes of a run at random, SCENERL_CHAOS_KILLS (10) times"
 	@echo "make fuzz       coverage-guided fuzzing of the binary and JSON readers (FUZZ_SECONDS=300)"
 	@echo "make setup      only install (EXTRA=cpu or gpu; found: $(EXTRA))"
@@ -25,6 +26,9 @@ test: $(INSTALLED) lint
 
 test-slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not multinode and not chaos"
+
+multinode: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m multinode
 
 chaos: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/chaos

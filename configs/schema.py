@@ -322,6 +322,10 @@ class ClusterConfig:
     object_store_gib: float | None = None
     """Shared memory for pixels and weights on their way; None lets Ray take its share."""
     start_timeout_s: float = 300.0
+    """Longest wait for Ray, and for an actor to load."""
+    placement_timeout_s: float | None = None
+    """Longest wait for a place for all actors, also when a node is gone and another has to take its
+    place; None takes start_timeout_s."""
     step_timeout_s: float = 1800.0
     """Longest wait for one answer of an actor: an update, a weight sync, a prompt's tensors."""
     rollout_timeout_s: float | None = None

@@ -17,7 +17,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scenerl.configs.schema import ClusterConfig
 from scenerl.launch.actors import EngineState, end_process
-from scenerl.launch.waits import ActorLostError, ObjectsLostError, wait_for
+from scenerl.launch.placement import Placed
+from scenerl.launch.waits import (
+    PLACE_PATIENCE_S,
+    ActorLostError,
+    ObjectsLostError,
+    PlaceLostError,
+    wait_for,
+)
 from scenerl.rl.fleet import check_sync
 from scenerl.rollout.records import Completion, EncodedPrompt
 
@@ -35,8 +42,7 @@ class EnginePool:
 
     def __init__(
         self,
-        start: Callable[[int], Any],
-        count: int,
+        placed: Placed,
         cluster: ClusterConfig,
         weights: Callable[[], Weights] | None,
         on_loss: Callable[[Mapping[str, Any]], None],
@@ -44,15 +50,16 @@ class EnginePool:
         """Start all engines; `admit` waits for them.
 
         Args:
-            start: Starts the actor of a place.
-            count: Places.
+            placed: Where they go, and what starts them.
             cluster: Deadlines, and how many replacements one call may cost.
             weights: Gives the weights that the engines run; None when they never change.
             on_loss: Is told of every engine that was lost.
         """
-        self._start, self._cluster = start, cluster
+        self._placed, self._cluster = placed, cluster
         self._weights, self._on_loss = weights, on_loss
-        self._actors: list[Any | None] = [start(place) for place in range(count)]
+        self._actors: list[Any | None] = [
+            placed.start_engine(place) for place in range(placed.num_engines)
+        ]
         self._states: dict[int, EngineState] = {}
         self._checksum = ""
         self.version = 0
@@ -189,12 +196,18 @@ class EnginePool:
             logger.debug("%s", trouble)
 
     def _begin_anew(self, place: int) -> EngineState:
-        """Start an engine in a lost one's place; it has the weights of `model.path` yet."""
+        """Start an engine in a lost one's place; it has the weights of `model.path` yet.
+
+        Raises:
+            PlaceLostError: If the place went with its node, and no other comes free in time.
+            ActorLostError: If it does not start.
+        """
         logger.warning("engine %d is started anew, alone", place)
-        self._actors[place] = self._start(place)
-        call = self._actor(place).ready.remote()
-        what = f"engine {place}: loading anew, and the first probe"
+        actor = self._actors[place] = self._placed.start_engine(place)
+        call = actor.ready.remote()
         try:
+            self._wait_for_place(place, call)
+            what = f"engine {place}: loading anew, and the first probe"
             state: EngineState = wait_for(call, what, self._cluster.start_timeout_s)
         except ActorLostError as error:
             self._lose(place, error)
@@ -202,8 +215,21 @@ class EnginePool:
         self._states[place] = state
         return state
 
+    def _wait_for_place(self, place: int, call: Any) -> None:
+        """Wait, when an engine does not come soon, for the node that it is to run on."""
+        timeout_s = self._cluster.placement_timeout_s or self._cluster.start_timeout_s
+        patience_s = min(PLACE_PATIENCE_S, timeout_s)
+        if ray.wait([call], timeout=patience_s)[0] or not (why := self._placed.missing(1.0)):
+            return
+        logger.warning("engine %d waits up to %.0f s for a place: %s", place, timeout_s, why)
+        if why := self._placed.missing(timeout_s - patience_s):
+            raise PlaceLostError(
+                f"engine {place} was lost with its node, and no place for another came free "
+                f"within {timeout_s:.0f} s: {why}"
+            )
+
     def _replace_lost(self, places: Sequence[int]) -> None:
-        """Bring engines back that run what the others run.
+        """Bring engines back that run what the others run; one that does not is refused.
 
         Raises:
             ActorLostError: If one does not start, the learners have other weights by now, or its
@@ -211,21 +237,30 @@ class EnginePool:
         """
         for place in (place for place in places if self._actors[place] is None):
             state = self._begin_anew(place)
-            if self._weights is not None:
-                chunks, version = self._weights()
-                if version != self.version:
-                    raise ActorLostError(
-                        f"engine {place} was lost while it ran policy version {self.version}; the "
-                        f"learners have version {version}, so it cannot be replaced alone"
-                    )
-                timeout_s = self._cluster.step_timeout_s
-                call = self._actor(place).load_weights.remote(chunks, version, timeout_s)
-                state = wait_for(call, f"engine {place}: taking weights", timeout_s)
-            if (state.version, state.checksum) != (self.version, self._checksum):
+            weights = self._weights() if self._weights is not None else None
+            try:
+                self._check_newcomer(place, state, weights)
+            except ActorLostError as error:
+                self._lose(place, error)
+                raise
+
+    def _check_newcomer(self, place: int, state: EngineState, weights: Weights | None) -> None:
+        """Give an engine the weights of the others, and see that it has them."""
+        if weights is not None:
+            chunks, version = weights
+            if version != self.version:
                 raise ActorLostError(
-                    f"engine {place}, started anew, has version {state.version} and checksum "
-                    f"{state.checksum}; the lost one had {self.version} and {self._checksum}"
+                    f"engine {place} was lost while it ran policy version {self.version}; the "
+                    f"learners have version {version}, so it cannot be replaced alone"
                 )
+            timeout_s = self._cluster.step_timeout_s
+            call = self._actor(place).load_weights.remote(chunks, version, timeout_s)
+            state = wait_for(call, f"engine {place}: taking weights", timeout_s)
+        if (state.version, state.checksum) != (self.version, self._checksum):
+            raise ActorLostError(
+                f"engine {place}, started anew, has version {state.version} and checksum "
+                f"{state.checksum}; the lost one had {self.version} and {self._checksum}"
+            )
 
 
 def spread_prompts(lengths: Sequence[int], count: int) -> list[list[int]]:

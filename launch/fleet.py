@@ -1,8 +1,11 @@
 """Engines and learners as Ray actors, placed by the plan; every wait has a deadline and a name."""
 
+import contextlib
 import logging
 import os
 import secrets
+import stat
+import tempfile
 import threading
 import time
 import zlib
@@ -45,7 +48,7 @@ class RayFleet:
             on_loss: Is told of every engine that was lost and replaced.
 
         Raises:
-            ResourceError: If a placement group cannot be met in time.
+            PlacementError: If the bundles of the plan do not come free in time.
             ActorLostError: If an actor dies while it loads, or takes too long.
         """
         self._cluster = config.cluster
@@ -69,8 +72,7 @@ class RayFleet:
             self._group = placed.group
             self._encoders, self._learners = placed.encoders, placed.learners
             self._engines = EnginePool(
-                placed.start_engine,
-                placed.num_engines,
+                placed,
                 self._cluster,
                 self._engine_weights if with_learner else None,
                 on_loss,
@@ -272,6 +274,7 @@ def start_ray(config: RunConfig, plan: Plan) -> None:
             "address": "local",
             "num_cpus": int(max(needed + config.cluster.num_encoders, plan.total_cpus)),
             "num_gpus": plan.total_gpus,
+            "_temp_dir": str(closed_folder() / "ray"),
         }
         if config.cluster.object_store_gib is not None:
             options["object_store_memory"] = int(config.cluster.object_store_gib * 1024**3)
@@ -280,17 +283,25 @@ def start_ray(config: RunConfig, plan: Plan) -> None:
     previous = os.umask(0o077)  # sockets, logs and tokens are nobody else's business
     try:
         _init_within(options, config.cluster.start_timeout_s)
-        if not joins:
-            _close_session_folder()
     finally:
         os.umask(previous)
 
 
-def _close_session_folder() -> None:
-    """Keep other users of this machine out of the sockets and logs; Ray opens them to all."""
-    import ray
+def closed_folder() -> Path:
+    """Return a folder that nobody but this user can enter.
 
-    os.chmod(ray._private.worker.global_worker.node.get_session_dir_path(), 0o700)
+    Ray opens its own folders (sockets, logs) to every user of the machine, again with every worker
+    that starts; so the folder above them has to be closed.
+    """
+    root = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    folder = Path(root) / f"ray-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    if mine and not stat.S_IMODE(found.st_mode) & 0o077:
+        return folder
+    return Path(tempfile.mkdtemp(prefix="ray-", dir=root))  # somebody else was there first
 
 
 def _init_within(options: dict[str, Any], timeout_s: float) -> None:

@@ -5,7 +5,9 @@ GPUs shares those of as many learners. On a CPU every actor has a bundle of its 
 """
 
 import dataclasses
-from collections.abc import Callable
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -22,7 +24,9 @@ from scenerl.launch.actors import (
     free_address,
 )
 from scenerl.launch.plan import Plan
-from scenerl.launch.waits import ResourceError, wait_for
+from scenerl.launch.waits import PLACE_PATIENCE_S, PlacementError, ResourceError, wait_for
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +60,8 @@ class Placed:
     num_engines: int
     start_engine: Callable[[int], Any]
     """Starts the engine of a place, for the first time or again."""
+    missing: Callable[[float], str | None]
+    """Waits so many seconds until nodes hold all bundles; the arithmetic, when they do not."""
 
 
 def layout(config: RunConfig, plan: Plan, *, with_learner: bool) -> Layout:
@@ -125,11 +131,11 @@ def place(config: RunConfig, plan: Plan, *, with_learner: bool) -> Placed:
     """Reserve the bundles and start the actors.
 
     Raises:
-        ResourceError: If the cluster does not have the bundles before the deadline.
+        PlacementError: If the cluster does not have the bundles before the deadline.
     """
     timeout_s = config.cluster.start_timeout_s
     where = layout(config, plan, with_learner=with_learner)
-    group = _reserve(where, timeout_s)
+    group = _reserve(where, config.cluster.placement_timeout_s or timeout_s)
     actor_config = ActorConfig(
         model=config.model,
         rollout=config.rollout,
@@ -169,19 +175,51 @@ def place(config: RunConfig, plan: Plan, *, with_learner: bool) -> Placed:
         encoders=encoders,
         num_engines=len(where.engines),
         start_engine=start_engine,
+        missing=lambda seconds: _missing(group, where, seconds),
     )
 
 
 def _reserve(where: Layout, timeout_s: float) -> Any:
+    """Return a placement group whose bundles are all there."""
     group = placement_group(list(where.bundles), strategy="PACK")
-    if group.wait(timeout_seconds=timeout_s):
+    patience_s = min(PLACE_PATIENCE_S, timeout_s)
+    if not (why := _missing(group, where, patience_s)):
         return group
-    found = {name: n for name, n in ray.cluster_resources().items() if name in ("CPU", "GPU")}
+    logger.warning("waits up to %.0f s for a place: %s", timeout_s, why)
+    if not (why := _missing(group, where, timeout_s - patience_s)):
+        return group
     ray.util.remove_placement_group(group)
-    raise ResourceError(
-        f"the run needs the bundles {list(where.bundles)}, the cluster has {found} in all and "
-        f"did not free them within {timeout_s:.0f} s; lower cluster.num_learners, "
-        "rollout.num_engines or cluster.num_encoders"
+    raise PlacementError(
+        f"no place for all actors within {timeout_s:.0f} s: {why}; add nodes, or lower "
+        "cluster.num_learners, rollout.num_engines or cluster.num_encoders"
+    )
+
+
+def _missing(group: Any, where: Layout, timeout_s: float) -> str | None:
+    """Wait until nodes hold all bundles; else say what is needed and what there is."""
+    return None if group.wait(timeout_seconds=max(timeout_s, 1.0)) else arithmetic(where)
+
+
+def arithmetic(where: Layout) -> str:
+    """Say what the bundles of a run need, and what the nodes that live now have."""
+    needed: Counter[str] = Counter()
+    for bundle in where.bundles:
+        needed.update(bundle)
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    kinds = Counter(_amounts(bundle) for bundle in where.bundles)
+    bundles = ", ".join(f"{count} x ({kind})" for kind, count in kinds.items())
+    return (
+        f"the run needs {_amounts(needed)} ({bundles}); the cluster's {nodes} nodes have "
+        f"{_amounts(ray.cluster_resources())}, free are {_amounts(ray.available_resources())}"
+    )
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    """Write the CPUs and GPUs of some resources."""
+    return ", ".join(
+        f"{resources.get(name, 0):g} {name}"
+        for name in ("GPU", "CPU")
+        if name in resources or name == "CPU"
     )
 
 

@@ -30,7 +30,7 @@ CLUSTER = r"""
 export RAY_AUTH_MODE=token $environment
 export RAY_AUTH_TOKEN_PATH="$run/submit/token.$SLURM_JOB_ID"
 od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$RAY_AUTH_TOKEN_PATH"
-temp=$(mktemp -d "/tmp/scenerl-$SLURM_JOB_ID-XXXXXX")
+temp=$(mktemp -d "/tmp/scenerl-$SLURM_JOB_ID-XXXXXX")  # closed; Ray opens its folders to all users
 nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=$(head -n 1 <<< "$nodes")
 export RAY_ADDRESS="$head:$((20000 + SLURM_JOB_ID % 20000))"
@@ -46,7 +46,7 @@ clean() {
     rm -rf "$temp" "$RAY_AUTH_TOKEN_PATH"
 }
 trap clean EXIT
-ray_on "$head" --head --port="${RAY_ADDRESS##*:}" --include-dashboard=false --temp-dir="$temp"
+ray_on "$head" --head --port="${RAY_ADDRESS##*:}" --include-dashboard=false --temp-dir="$temp/ray"
 for second in $(seq 180); do
     ray status > /dev/null 2>&1 && break
     if ! kill -0 "${ray_pids[0]}" 2> /dev/null || [ "$second" = 180 ]; then

@@ -17,6 +17,7 @@ from scenerl.launch.exit_codes import DONE, NO_RESOURCES, STOPPED, StopSignal, e
 from scenerl.launch.logs import log_to_file, set_up_logging
 from scenerl.launch.plan import Plan, format_plan, make_plan
 from scenerl.launch.submit import Job, add_options, overrides_of, submit
+from scenerl.launch.waits import ActorLostError, PlaceLostError, PlacementError
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,9 @@ def _train_through_losses(
     """Train; after the loss of an actor start all of them anew and go on from the newest commit.
 
     Raises:
-        ActorLostError: After `cluster.max_recoveries` losses in a row without a step in between.
+        ActorLostError: After `cluster.max_recoveries` losses in a row without a step in between,
+            or when no node takes the place of one that is gone (`cluster.placement_timeout_s`).
+        PlacementError: If there was no place to begin with.
     """
     from scenerl.rl.durable import read_lines
 
@@ -172,12 +175,14 @@ def _train_through_losses(
     while True:
         try:
             return _train_in(run_dir, config, plan, use_ray=use_ray)
-        except Exception as error:
-            if "ActorLostError" not in {kind.__name__ for kind in type(error).__mro__}:
+        except PlacementError as error:
+            if in_a_row == 0:
                 raise
+            raise PlaceLostError(f"a node is gone, and nothing took its place: {error}") from error
+        except ActorLostError as error:
             steps = len(read_lines(run_dir.path / "metrics.jsonl"))
             in_a_row, best = (1, steps) if steps > best else (in_a_row + 1, best)
-            if in_a_row > config.cluster.max_recoveries:
+            if in_a_row > config.cluster.max_recoveries or isinstance(error, PlaceLostError):
                 raise
             logger.warning("%s", error)
             logger.warning(

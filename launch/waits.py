@@ -9,13 +9,24 @@ _COLLECTIVE = re.compile(
 )
 """How torch says that another rank is gone or did not come."""
 
+PLACE_PATIENCE_S = 20.0
+"""After this long a wait for a place is said aloud; Ray needs 15 s to notice a dead node."""
+
 
 class ResourceError(RuntimeError):
     """The machines do not have what the plan needs."""
 
 
+class PlacementError(ResourceError):
+    """The cluster did not have, or free, what the actors of a run need before the deadline."""
+
+
 class ActorLostError(RuntimeError):
     """An actor died or did not answer in time; the run continues from its last commit."""
+
+
+class PlaceLostError(ActorLostError):
+    """The node of an actor is gone and none took its place before the deadline: the run ends."""
 
 
 class ObjectsLostError(ActorLostError):
@@ -55,6 +66,8 @@ def wait_for(reference: Any, what: str, timeout_s: float) -> Any:
         raise ObjectsLostError(f"{what}: its data are gone ({_short(error)})") from error
     except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
         raise ActorLostError(f"{what}: the process died ({_short(error)})") from error
+    except _node_errors() as error:
+        raise ActorLostError(f"{what}: its node is gone ({_short(error)})") from error
     except Exception as error:
         if not _COLLECTIVE.search(f"{type(error).__name__}: {error}"):
             raise
@@ -62,6 +75,21 @@ def wait_for(reference: Any, what: str, timeout_s: float) -> Any:
             f"{what}: a collective failed, because another rank died or did not come in time "
             f"({_short(error)})"
         ) from error
+
+
+def _node_errors() -> tuple[type[Exception], ...]:
+    """What Ray raises when a node, or its place on one, is not there any more."""
+    from ray import exceptions
+
+    return (
+        exceptions.NodeDiedError,
+        exceptions.LocalRayletDiedError,
+        exceptions.WorkerCrashedError,
+        exceptions.TaskUnschedulableError,
+        exceptions.ActorUnschedulableError,
+        exceptions.TaskPlacementGroupRemoved,
+        exceptions.ActorPlacementGroupRemoved,
+    )
 
 
 def _short(error: BaseException) -> str:

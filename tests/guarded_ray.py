@@ -5,6 +5,7 @@ python tests/guarded_ray.py FOUND.json
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from processes import descendants
+from rollouts import encoded_text
 
 from scenerl.configs.schema import ClusterConfig, RolloutConfig, RunConfig
 from scenerl.launch.fleet import start_ray
 from scenerl.launch.plan import make_plan
+from scenerl.rewards.canary import canary_prompt
 
 CANARY = "hf_canary_3b1f9c"
 os.environ["HF_TOKEN"] = CANARY
@@ -130,6 +133,70 @@ def starve(found: dict[str, str]) -> None:
     found["fill"] = reason(lambda: ask("fill", 120.0))
 
 
+def readmit(found: dict[str, Any]) -> None:
+    """Kill one of two engines; what becomes of the newcomer that is to take its place."""
+    import ray
+
+    from scenerl.launch.actors import EngineState
+    from scenerl.launch.engines import EnginePool
+    from scenerl.launch.placement import Placed
+
+    @ray.remote(num_cpus=0, max_restarts=0)
+    class ToyEngineActor:
+        def __init__(self, checksum: str) -> None:
+            self._version, self._checksum = 0, checksum
+
+        def ready(self) -> EngineState:
+            node = ray.get_runtime_context().get_node_id()
+            return EngineState(
+                version=self._version, checksum=self._checksum, node=node, pid=os.getpid()
+            )
+
+        def load_weights(self, chunks: list[Any], version: int, timeout_s: float) -> EngineState:
+            self._version = version
+            return self.ready()
+
+        def generate(
+            self, prompts: list[Any], seeds: list[list[int]], temperature: float, *pixels: Any
+        ) -> list[list[int]]:
+            return [[10 * seed for seed in row] for row in seeds]
+
+    def attempt(newcomer: str, learners: int) -> dict[str, Any]:
+        started, losses = [], []
+
+        def start_engine(place: int) -> Any:
+            started.append(place)
+            return ToyEngineActor.remote(newcomer if len(started) > 2 else "same")
+
+        pool = EnginePool(
+            Placed(
+                group=None,
+                learners=[],
+                encoders=[],
+                num_engines=2,
+                start_engine=start_engine,
+                missing=lambda _: None,
+            ),
+            ClusterConfig(start_timeout_s=120.0, step_timeout_s=120.0),
+            weights=lambda: ([], learners),
+            on_loss=lambda fault: losses.append(fault["lost"]),
+        )
+        pool.admit()
+        os.kill(ray.get(pool.actors[1].ready.remote(), timeout=60).pid, signal.SIGKILL)
+        prompts = [encoded_text(canary_prompt("temporal_grounding"), name) for name in "ab"]
+        answer = reason(lambda: pool.generate(prompts, [[1], [2]], None, [None, None]))
+        left = len(pool.actors)
+        for actor in pool.actors:
+            ray.kill(actor)
+        return {"answer": answer, "started": started, "losses": losses, "left": left}
+
+    found["readmit"] = {
+        "same": attempt("same", learners=0),
+        "other checksum": attempt("other", learners=0),
+        "learners ahead": attempt("same", learners=1),
+    }
+
+
 def main(file: Path) -> None:
     """Do all of it."""
     config = RunConfig(
@@ -141,9 +208,11 @@ def main(file: Path) -> None:
 
     found: dict[str, Any] = {"token_mode": os.environ["RAY_AUTH_MODE"]}
     node = ray._private.worker.global_worker.node
+    readmit(found)
     starve(found)
-    session = Path(node.get_session_dir_path())  # a driver that joins would open it again
-    found["session_mode"] = oct(stat.S_IMODE(session.stat().st_mode))
+    session = Path(node.get_session_dir_path())
+    above = [session, *session.parents]
+    found["closed"] = [str(f) for f in above if not stat.S_IMODE(f.stat().st_mode) & 0o077]
     tree = descendants(os.getpid())
     ports = listening({os.getpid(), *tree})
     found["listening"] = sorted(ports)
