@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -149,13 +150,19 @@ def _with_fallback(path: str, decoder: Decoder, first: Any, second: Any) -> Any:
         except _decord_errors() as error:
             if decoder == "decord":
                 raise DataError(f"decord cannot read {path}: {error}") from error
-            _log_fallback(str(error).strip().splitlines()[0][:200])
+            _log_fallback(_reason(error))
     import av
 
     try:
         return second(path)
     except (av.FFmpegError, ValueError, IndexError) as error:
         raise DataError(f"{path} cannot be decoded as a video: {error}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what decord says, without the time of day that it begins with."""
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return re.sub(r"^\[[\d:]+\] ", "", first)[:200]
 
 
 @functools.cache
