@@ -34,7 +34,7 @@ class LiftConfig:
     """A voxel stays when at least this share of the frames that could see it agree."""
     surface_tolerance_m: float = 0.05
     """Depth error under which a frame still sees a voxel on its surface."""
-    max_vote_views: int = 128
+    max_vote_views: int = 64
     """At most so many of the object's frames, evenly chosen, are asked whether they agree."""
     outlier_neighbors: int = 16
     outlier_std_ratio: float = 2.0

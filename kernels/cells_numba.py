@@ -13,6 +13,8 @@ import numpy as np
 EMPTY = -1
 RINGS = 2
 """Cells looked at around a point's own, in each direction."""
+_TRIES = 4
+"""To find a limit that few more values than are wanted are below."""
 OFFSET = 1 << 20
 """Cells are counted from -OFFSET to OFFSET - 1 along each axis, 21 bits of a key."""
 
@@ -138,48 +140,108 @@ def _insert(best, count, value):
         best[k] = value
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
-def _gap_to_cell(steps, inside, edge):
-    """Return how far, along an axis, a cell is from a point `inside` its own, `steps` away."""
-    if steps > 0:
-        return steps * edge - inside
-    return inside - (steps + 1) * edge if steps < 0 else 0.0
+@numba.njit(cache=True, nogil=True)
+def _gather(points, runs, first, last, near, count):
+    """Copy the points of runs behind the `count` ones in float64 [5, room]; returns both."""
+    total = count
+    for run in range(first, last):
+        total += runs[run, 1] - runs[run, 0]
+    if total > near.shape[1]:
+        larger = np.empty((5, 2 * total), np.float64)
+        larger[:, :count] = near[:, :count]
+        near = larger
+    for run in range(first, last):
+        for j in range(runs[run, 0], runs[run, 1]):
+            near[0, count], near[1, count], near[2, count] = points[j]
+            count += 1
+    return near, count
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_until(gap, limit):
+    """Return how many values are not above a limit."""
+    count = np.int64(0)
+    for j in range(len(gap)):
+        count += np.int64(1) if gap[j] <= limit else np.int64(0)
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_below(values, limit):
+    """Return how many values are below a limit."""
+    count = np.int64(0)
+    for j in range(len(values)):
+        count += np.int64(1) if values[j] < limit else np.int64(0)
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def _select(near, total, x, y, z, guess, best):
+    """Write the smallest squared distances to the gathered points in ascending order.
+
+    A limit with few more values below it than are wanted is found first, from a guess: only these
+    have to be put in order.
+    """
+    px, py, pz, gap, count = near[0, :total], near[1, :total], near[2, :total], near[3], len(best)
+    for j in range(len(px)):
+        dx, dy, dz = x - px[j], y - py[j], z - pz[j]
+        gap[j] = dx * dx + dy * dy + dz * dz
+    limit, enough = guess, np.inf
+    for _ in range(_TRIES):
+        below = _count_until(gap[:total], limit)
+        if below >= count:
+            enough = limit
+            if below <= 1.5 * count:
+                break
+        limit = limit * (1.2 * count) / max(below, 1)  # on a surface the count grows like that
+    found, few = 0, near[4]
+    for j in range(total):
+        few[found] = gap[j]
+        found += gap[j] <= enough
+    best[:] = np.inf
+    if found > 4 * count:  # many are as far away as each other
+        for k in range(found):
+            _insert(best, count, few[k])
+        return
+    for k in range(found):
+        rank = _count_below(few[:found], few[k])
+        if rank < count:
+            best[rank] = few[k]
+    for k in range(1, min(found, count)):  # of equal ones only the first has been written
+        best[k] = best[k] if best[k] < np.inf else best[k - 1]
 
 
 @numba.njit(cache=True, nogil=True)
 def nearest(grid, count, todo, first, last, out):
     """Write the distances to the `count` nearest points where RINGS of cells settle them.
 
-    Looks at points that `todo` marks in the sorted cells [first, last), ring by ring around their
-    cells, and skips cells that are too far to matter. What is settled is unmarked.
+    Looks at points that `todo` marks in the sorted cells [first, last). What is settled is
+    unmarked.
     """
     points, order, cells, start, edge = grid.points, grid.order, grid.cells, grid.start, grid.edge
-    best, runs = np.empty(count, np.float64), np.empty(((2 * RINGS + 1) ** 3, 5), np.int64)
-    ends, table, lower, safe = np.zeros(RINGS + 2, np.int64), grid.table, grid.lower, 1 - 1e-9
+    best, runs = np.empty(count, np.float64), np.empty(((2 * RINGS + 1) ** 3, 2), np.int64)
+    table, lower, near, guess = grid.table, grid.lower, np.empty((5, 1024)), edge * edge
+    gathered = np.zeros(RINGS + 1, np.int64)
     for cell in range(first, last):
-        known = EMPTY
+        known = 0
         for i in range(start[cell], start[cell + 1]):
             if not todo[order[i]]:
                 continue
-            x = points[i, 0] - lower[0] - cells[cell, 0] * edge
-            y = points[i, 1] - lower[1] - cells[cell, 1] * edge
-            z = points[i, 2] - lower[2] - cells[cell, 2] * edge
-            to_side = min(min(min(x, edge - x), min(y, edge - y)), min(z, edge - z))
-            best[:] = np.inf
-            for ring in range(RINGS + 1):
+            to_side = edge
+            for axis in range(3):
+                inside = points[i, axis] - lower[axis] - cells[cell, axis] * edge
+                to_side = min(to_side, min(inside, edge - inside))
+            for ring in range(1, RINGS + 1):
                 if known < ring:
                     known = ring
-                    ends[ring + 1] = _ring(cells, start, table, cell, ring, runs, ends[ring])
-                for run in range(ends[ring], ends[ring + 1]):
-                    dx = _gap_to_cell(runs[run, 2], x, edge)
-                    dy = _gap_to_cell(runs[run, 3], y, edge)
-                    dz = _gap_to_cell(runs[run, 4], z, edge)
-                    if (dx * dx + dy * dy + dz * dz) * safe < best[count - 1]:
-                        for j in range(runs[run, 0], runs[run, 1]):
-                            _insert(best, count, squared_gap(points, i, j))
-                reach = (ring * edge + to_side) * safe
-                if reach > 0 and best[count - 1] <= reach * reach:
-                    todo[order[i]] = False
+                    begin = _ring(cells, start, table, cell, 0, runs, 0) if ring == 1 else 0
+                    end = _ring(cells, start, table, cell, ring, runs, begin)
+                    near, gathered[ring] = _gather(points, runs, 0, end, near, gathered[ring - 1])
+                x, y, z = points[i, 0], points[i, 1], points[i, 2]
+                _select(near, gathered[ring], x, y, z, guess, best)
+                reach = (ring * edge + to_side) * (1 - 1e-9)
+                if best[count - 1] <= reach * reach:
+                    todo[order[i]], guess = False, max(best[count - 1], 1e-6 * edge * edge)
                     for k in range(count):
                         out[order[i], k] = np.sqrt(best[k])
                     break
@@ -196,7 +258,6 @@ def _ring(cells, start, table, cell, ring, runs, found):
                 other = find_cell(table, cells, x, y, z)
                 if other != EMPTY:
                     runs[found, 0], runs[found, 1] = start[other], start[other + 1]
-                    runs[found, 2], runs[found, 3], runs[found, 4] = dx, dy, dz
                     found += 1
     return found
 
@@ -228,7 +289,7 @@ def count_within(grid, radius, enough, first, last, out):
     Counting ends with the run of points that brings it to `enough`.
     """
     points, order, cells, start, table = grid.points, grid.order, grid.cells, grid.start, grid.table
-    limit, runs = radius * radius, np.empty((27, 5), np.int64)
+    limit, runs = radius * radius, np.empty((27, 2), np.int64)
     for cell in range(first, last):
         found = _runs_around(cells, start, table, cell, runs)
         for i in range(start[cell], start[cell + 1]):
@@ -302,7 +363,7 @@ def join_cells(grid, radius, closed):
 def border_labels(grid, radius, core, label):
     """Give points that are not core the smallest label of a core point nearer than `radius`."""
     points, order, cells, start, table = grid.points, grid.order, grid.cells, grid.start, grid.table
-    limit, runs = radius * radius, np.empty((27, 5), np.int64)
+    limit, runs = radius * radius, np.empty((27, 2), np.int64)
     for cell in range(len(cells)):
         found = EMPTY
         for i in range(start[cell], start[cell + 1]):

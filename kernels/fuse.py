@@ -9,13 +9,14 @@ pixels straight into a hash table (`kernels/fuse_numba.py`), on GPUs Triton does
 three sum offsets inside a cell as whole numbers and give the same voxels to the last digit.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 
 from scenerl.kernels.backend import Backend, choose_backend
-from scenerl.kernels.threads import map_threads
+from scenerl.kernels.threads import share_out
 from scenerl.kernels.views import Camera, FuseSettings, Patch, View, Voxels
 
 Objects: TypeAlias = Sequence[Sequence[Patch]]
@@ -93,8 +94,12 @@ def cut_patches(
     masks: Mapping[int, np.ndarray], camera: Camera, backend: Backend = "auto"
 ) -> list[Patch]:
     """Cut the masks of one object, view -> bool [color height, color width], in order of views."""
-    views = sorted(masks)
-    return map_threads(lambda view: cut_patch(masks[view], view, camera, backend), views)
+
+    def cut(drawn: Iterator[int]) -> list[Patch]:
+        return [cut_patch(masks[view], view, camera, backend) for view in drawn]
+
+    patches = itertools.chain.from_iterable(share_out(cut, sorted(masks)))
+    return sorted(patches, key=lambda patch: patch.view)
 
 
 def cut_patch(mask: np.ndarray, view: int, camera: Camera, backend: Backend = "auto") -> Patch:
@@ -104,28 +109,20 @@ def cut_patch(mask: np.ndarray, view: int, camera: Camera, backend: Backend = "a
         mask: bool [color height, color width], of any memory layout.
         view: Position of its frame among the views.
         camera: Maps depth pixels to colour pixels.
-        backend: "torch" finds the bounds without numba.
+        backend: "torch" does it without numba.
     """
     full = np.ascontiguousarray(mask, bool).view(np.uint8)
     if (choose_backend("cpu") if backend == "auto" else backend) == "numba":
-        from scenerl.kernels.fuse_cpu import bounds_of
+        from scenerl.kernels.fuse_cpu import cut_mask_numba
 
-        top, bottom, left, right = bounds_of(full)
-    else:
-        rows, columns = np.flatnonzero(full.any(axis=1)), np.flatnonzero(full.any(axis=0))
-        top, bottom = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
-        left, right = (int(columns[0]), int(columns[-1]) + 1) if len(rows) else (0, 0)
+        return cut_mask_numba(full, view, camera)
+    rows, columns = np.flatnonzero(full.any(axis=1)), np.flatnonzero(full.any(axis=0))
+    top, bottom = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
+    left, right = (int(columns[0]), int(columns[-1]) + 1) if len(rows) else (0, 0)
     v0, v1 = _inside(camera.color_row, top, bottom)
     u0, u1 = _inside(camera.color_column, left, right)
-    part = full[_as_slice(camera.color_row[v0:v1])][:, _as_slice(camera.color_column[u0:u1])]
+    part = full[camera.color_row[v0:v1]][:, camera.color_column[u0:u1]]
     return Patch(view=view, top=v0, left=u0, mask=np.ascontiguousarray(part))
-
-
-def _as_slice(places: np.ndarray) -> "slice | np.ndarray":
-    """Return consecutive places as a slice, which is copied an order of magnitude faster."""
-    if len(places) and int(places[-1]) - int(places[0]) == len(places) - 1:
-        return slice(int(places[0]), int(places[-1]) + 1)
-    return places
 
 
 def _inside(places: np.ndarray, low: int, high: int) -> tuple[int, int]:

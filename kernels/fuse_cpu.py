@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from scenerl.kernels.cells_numba import EMPTY, OFFSET, key_cells
+from scenerl.kernels.cells_numba import OFFSET, key_cells
 from scenerl.kernels.fuse_numba import (
-    MOST_PIXELS,
+    SUMS,
     UNIT,
     Colors,
     Cut,
@@ -19,10 +19,10 @@ from scenerl.kernels.fuse_numba import (
     Pinhole,
     Table,
     add_table,
+    cut_mask,
     fuse_cut,
     lowest_cut,
     make_room,
-    mask_bounds,
     new_table,
     vote_cut,
 )
@@ -90,24 +90,20 @@ def compile_kernels() -> None:
     )
     patch = Patch(view=0, top=0, left=0, mask=np.ones((2, 2), np.uint8))
     begin = time.perf_counter()
-    bounds_of(np.ones((2, 8), np.uint8))
-    bounds_of(np.ones((2, 9), np.uint8))
-    _fuse_objects([view], [[patch]], Camera.of((2, 2), np.eye(3)), FuseSettings(voxel_m=1.0))
+    camera = Camera.of((2, 2), np.eye(3))
+    for width in (8, 9):
+        cut_mask_numba(np.ones((2, width), np.uint8), 0, camera)
+    _fuse_objects([view], [[patch]], camera, FuseSettings(voxel_m=1.0))
     seconds = time.perf_counter() - begin
     if seconds > 2:
         logger.info("compiled the lift in %.0f s; later starts load it from the cache", seconds)
 
 
-def bounds_of(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Return (top, bottom, left, right) around the marked pixels of a mask, uint8 [rows, columns].
-
-    Eight pixels are looked at once where the width allows; left and right are then multiples of 8.
-    """
-    if mask.shape[1] % 8:
-        top, bottom, left, right = mask_bounds(mask)
-        return top, bottom, left, right
-    top, bottom, left, right = mask_bounds(mask.view(np.uint64))
-    return top, bottom, 8 * left, 8 * right
+def cut_mask_numba(mask: np.ndarray, view: int, camera: Camera) -> Patch:
+    """Cut a mask, uint8 [color height, color width]; see `kernels/fuse.py: cut_patch`."""
+    words = mask if mask.shape[1] % 8 else mask.view(np.uint64)
+    patch, top, left = cut_mask(words, mask, camera.color_row, camera.color_column)
+    return Patch(view=view, top=top, left=left, mask=patch)
 
 
 def _prepare(
@@ -175,12 +171,12 @@ def _fuse_jobs(work: _Work, jobs: Iterator[Job]) -> dict[int, tuple[Table, int]]
 def _vote_jobs(
     work: _Work, columns: Sequence[np.ndarray], tolerance_m: float, jobs: Iterator[Job]
 ) -> dict[int, np.ndarray]:
-    """Count the votes of views: object -> int64 [could see or marks, voxels]."""
+    """Count the votes of views: object -> int32 [could see or marks, voxels]."""
     votes: dict[int, np.ndarray] = {}
     for number, patch in jobs:
         if number not in votes:
-            votes[number] = np.zeros((2, columns[number].shape[1]), np.int64)
-        vote_cut(*work.arguments(patch), columns[number], tolerance_m, *votes[number])
+            votes[number] = np.zeros((2, columns[number].shape[1]), np.int32)
+        vote_cut(*work.arguments(patch), columns[number], tolerance_m, votes[number])
     return votes
 
 
@@ -193,7 +189,7 @@ def _limits(views: Sequence[View], settings: FuseSettings) -> Limits:
         jump=np.float32(settings.edge_jump_m),
         voxel=float(settings.voxel_m),
         origin=origin,
-        base=np.floor((centre - origin) / settings.voxel_m).astype(np.int64),
+        base=np.floor((centre - origin) / settings.voxel_m),
     )
 
 
@@ -215,17 +211,16 @@ def _join(shares: Sequence[tuple[Table, int]], work: _Work) -> Voxels:
     table, used = shares[0] if shares else (new_table(work.words), 0)
     for other, other_used in shares[1:]:
         table = make_room(table, used, other_used)
-        used = add_table(table, used, other)
-    places = np.flatnonzero(table.rows[:, 0] != EMPTY)
-    places = places[np.argsort(table.rows[places, 0])]
-    rows = table.rows[places]
-    counts = rows[:, 7] & MOST_PIXELS
+        used = add_table(table, used, other, other_used)
+    rows = table.rows[1 : 1 + used]
+    rows = rows[np.argsort(rows[:, 0])]
     corners = limits.origin + (key_cells(rows[:, 0]) + limits.base) * limits.voxel
+    counts = rows[:, 7]
     return Voxels(
         points=corners + rows[:, 1:4] / UNIT / counts[:, None],
         colors=rows[:, 4:7] / counts[:, None],
         counts=counts,
         could_see=np.zeros(used, np.int64),
         marks=np.zeros(used, np.int64),
-        views=table.views[places],
+        views=rows[:, SUMS : SUMS + work.words].view(np.uint64),
     )

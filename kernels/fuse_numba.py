@@ -4,6 +4,9 @@ For each marked pixel with usable depth: unproject, transform, find the cell in 
 What is added are whole numbers (the offset inside the cell in units of 2^-32 m), so that neither
 the order of frames nor the number of threads changes a digit. The torch twins are in
 `kernels/fuse.py`. Everything releases the GIL; compiled code is kept beside this file.
+
+A row of pixels goes through short loops, one step each: loops without branches become wide
+instructions, and reads that do not wait for each other are under way at once.
 """
 
 from typing import NamedTuple
@@ -11,14 +14,24 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from scenerl.kernels.cells_numba import EMPTY, OFFSET, cell_key, first_place
+from scenerl.kernels.cells_numba import EMPTY, OFFSET
 
 BLOCK = 512
 """Points that are projected before any pixel is looked up."""
-VIEW_SHIFT, MOST_PIXELS = 40, (1 << 40) - 1
-"""The last word of a row: pixels, and above them the view (from 1) that was added last."""
+SUMS = 8
+"""Numbers of a voxel before its words of views."""
 UNIT = 2.0**32
 """Steps per metre of the summed offsets: a voxel of 1 m holds 2^31 pixels without overflow."""
+_SHIFT = 1.5 * 2.0**52
+"""A whole number below 2^51 added to this stands, as it is, in the low bits of the float64."""
+_SHIFT_BITS = int(np.float64(_SHIFT).view(np.int64))
+_AXIS = (1 << 21) - 1
+"""The bits of one axis in a key."""
+_BLOCK_AXIS = _AXIS & ~3
+_BLOCK_BITS = (_BLOCK_AXIS << 42) | (_BLOCK_AXIS << 21) | _BLOCK_AXIS
+_PROBE = 65
+_WIDE = 32
+"""Bytes of a mask that are looked at together."""
 
 
 class Pinhole(NamedTuple):
@@ -48,7 +61,7 @@ class Limits(NamedTuple):
     jump: np.float32  # 0 keeps flying pixels
     voxel: float
     origin: np.ndarray  # float64 [3]
-    base: np.ndarray  # int64 [3]: cell that keys count from
+    base: np.ndarray  # float64 [3]: cell that keys count from
 
 
 class Colors(NamedTuple):
@@ -60,87 +73,164 @@ class Colors(NamedTuple):
 
 
 class Table(NamedTuple):
-    """An open-addressing hash table of voxels; a voxel's key and sums share a cache line."""
+    """An open-addressing hash table of voxels, which are numbered as they come, from 1."""
 
-    rows: np.ndarray  # int64 [power of 2, 8]: key or EMPTY, offset x, y, z, colour r, g, b, pixels
-    views: np.ndarray  # uint64 [power of 2, words]
+    places: np.ndarray  # int32 [power of 2]: number of the voxel at each place, 0 for none
+    rows: np.ndarray
+    """int64 [room, SUMS + words]: key, offset x, y, z, colour r, g, b, pixels; then bits of views.
+    Row 0 is of no voxel."""
 
 
 def new_table(words: int) -> Table:
-    """Return a table without room; see `make_room`."""
-    return Table(np.full((1, 8), EMPTY, np.int64), np.zeros((1, words), np.uint64))
+    """Return a table without room, for views in so many words of 64; see `make_room`."""
+    line = (SUMS + words + 7) // 8 * 8  # a voxel begins with a line of the cache
+    return Table(np.zeros(64, np.int32), np.full((1, line), EMPTY, np.int64))
 
 
 def make_room(table: Table, used: int, more: int) -> Table:
     """Return the table with room for `more` voxels beyond the `used` ones."""
-    size = len(table.rows)
-    if used + more <= 0.7 * size:
-        return table
-    while used + more > 0.7 * size:
+    places, rows = table
+    if 1 + used + more > len(rows):
+        rows = np.zeros((max(2 * len(rows), 1 + used + more), rows.shape[1]), np.int64)
+        rows[: 1 + used] = table.rows[: 1 + used]
+    size = len(places)
+    while used + more > size / 2:
         size *= 2
-    larger = Table(np.zeros((size, 8), np.int64), np.zeros((size, table.views.shape[1]), np.uint64))
-    larger.rows[:, 0] = EMPTY
-    add_table(larger, 0, table)
-    return larger
+    if size > len(places):
+        places = np.zeros(size, np.int32)
+        place_rows(places, rows, used)
+    return Table(places, rows)
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def place_of(rows, key):
-    """Return the row of a key, or the empty one where it belongs."""
-    place = first_place(key, len(rows))
-    while rows[place, 0] != key and rows[place, 0] != EMPTY:
-        place = (place + 1) & (len(rows) - 1)
+def _first_place(key, size):
+    """Return where the search of a key begins: cells of 4 x 4 x 4 lie together."""
+    mixed = (key & _BLOCK_BITS) * np.int64(-7046029254386353131)  # 2^64 / golden ratio
+    mixed = ((mixed ^ (mixed >> 32)) * np.int64(-7046029254386353131)) >> 32
+    inside = ((key >> 38) & 48) | ((key >> 19) & 12) | (key & 3)
+    return (mixed ^ inside) & (size - 1)
+
+
+@numba.njit(cache=True, nogil=True)
+def _place_of(places, rows, key):
+    """Return the place of a key, or the empty one where it belongs."""
+    place = _first_place(key, len(places))
+    while places[place] != 0 and rows[places[place], 0] != key:
+        place = (place + _PROBE) & (len(places) - 1)  # odd: it comes to every place
     return place
 
 
 @numba.njit(cache=True, nogil=True)
-def add_table(table, used, other):
-    """Add all voxels of another table, for which there is room; returns the number of voxels."""
-    rows, views, from_rows, from_views = table.rows, table.views, other.rows, other.views
-    for k in range(len(from_rows)):
-        key = from_rows[k, 0]
-        if key == EMPTY:
+def place_rows(places, rows, used):
+    """Enter the first `used` voxels into an empty table of places."""
+    for voxel in range(1, used + 1):
+        places[_place_of(places, rows, rows[voxel, 0])] = voxel
+
+
+@numba.njit(cache=True, nogil=True)
+def add_table(table, used, other, other_used):
+    """Add the voxels of another table, for which there is room; returns the number of voxels."""
+    places, rows = table
+    for k in range(1, other_used + 1):
+        row = other.rows[k]
+        place = _place_of(places, rows, row[0])
+        if places[place] == 0:
+            used += 1
+            places[place] = used
+            rows[used] = row
             continue
-        place = place_of(rows, key)
-        used += rows[place, 0] == EMPTY
-        rows[place, 0] = key
-        for column in range(1, 7):
-            rows[place, column] += from_rows[k, column]
-        rows[place, 7] += from_rows[k, 7] & MOST_PIXELS
-        for word in range(views.shape[1]):
-            views[place, word] |= from_views[k, word]
+        mine = rows[places[place]]
+        for column in range(1, SUMS):
+            mine[column] += row[column]
+        for column in range(SUMS, len(row)):
+            mine[column] |= row[column]
     return used
+
+
+@numba.njit(cache=True, nogil=True)
+def _any_marked(line):
+    """Tell whether any entry of a line is not 0."""
+    found = line[0] ^ line[0]  # a zero of this type; the loop becomes wide instructions
+    for k in range(len(line)):
+        found |= line[k]
+    return found != 0
 
 
 @numba.njit(cache=True, nogil=True)
 def _row_bounds(mask, i):
     """Return (first, end) of the marked pixels of a row; (0, 0) for none."""
-    first, end = 0, mask.shape[1]
-    while first < end and not mask[i, first]:
+    line, first, end = mask[i], 0, mask.shape[1]
+    while first + _WIDE <= end and not _any_marked(line[first : first + _WIDE]):
+        first += _WIDE
+    while first < end and not line[first]:
         first += 1
-    while end > first and not mask[i, end - 1]:
+    while end - _WIDE >= first and not _any_marked(line[end - _WIDE : end]):
+        end -= _WIDE
+    while end > first and not line[end - 1]:
         end -= 1
     return (first, end) if end > first else (0, 0)
 
 
 @numba.njit(cache=True, nogil=True)
-def mask_bounds(mask):
+def _mask_bounds(words):
     """Return (top, bottom, left, right) of the entries that are not 0, ends exclusive."""
-    rows, columns = mask.shape
-    top, bottom, seen = rows, 0, np.zeros_like(mask[:1])
-    for i in range(rows):
-        line = mask[i]
-        found = line[0] ^ line[0]  # a zero of this type; the loop becomes wide instructions
-        for j in range(columns):
-            found |= line[j]
-        if found:
+    top, bottom, seen = len(words), 0, np.zeros_like(words[0])
+    for i in range(len(words)):
+        line = words[i]
+        if _any_marked(line):
             top, bottom = min(top, i), i + 1
-            for j in range(columns):
-                seen[0, j] |= line[j]
-    if bottom == 0:
-        return 0, 0, 0, 0
-    left, right = _row_bounds(seen, 0)
+            for j in range(len(line)):
+                seen[j] |= line[j]
+    left, right = 0, len(seen) if bottom else 0
+    while left < right and not seen[left]:
+        left += 1
+    while left < right and not seen[right - 1]:
+        right -= 1
     return top, bottom, left, right
+
+
+@numba.njit(cache=True, nogil=True)
+def _inside(places, low, high):
+    """Return the range of depth rows (or columns) that fall into [low, high) of the colour image.
+
+    The map is monotonic and -1 outside, so the range has no holes.
+    """
+    first = 0
+    while first < len(places) and not low <= places[first] < high:
+        first += 1
+    last = first
+    while last < len(places) and low <= places[last] < high:
+        last += 1
+    return (first, last) if last > first else (0, 0)
+
+
+@numba.njit(cache=True, nogil=True)
+def cut_mask(words, mask, color_row, color_column):
+    """Cut a mask to a box around what it marks, on the grid of the depth.
+
+    Args:
+        words: The mask, or the same memory as uint64, so that 8 pixels are looked at once; left and
+            right are then multiples of 8 colour pixels.
+        mask: uint8 [color height, color width], 1 or 0.
+        color_row: int64 [height]: row of the mask at each row of depth.
+        color_column: int64 [width].
+
+    Returns:
+        (patch, uint8 [rows, columns], top, left).
+    """
+    top, bottom, left, right = _mask_bounds(words)
+    step = mask.shape[1] // words.shape[1]
+    v0, v1 = _inside(color_row, top, bottom)
+    u0, u1 = _inside(color_column, step * left, step * right)
+    patch = np.empty((v1 - v0, u1 - u0), np.uint8)
+    for i in range(len(patch)):
+        line, columns, out = mask[color_row[v0 + i]], color_column[u0:u1], patch[i]
+        if columns[-1] - columns[0] == len(columns) - 1:  # copied an order of magnitude faster
+            out[:] = line[columns[0] : columns[-1] + 1]
+        else:
+            for j in range(len(out)):
+                out[j] = line[columns[j]]
+    return patch, v0, u0
 
 
 @numba.njit(cache=True, nogil=True)
@@ -149,160 +239,231 @@ def _nearest_around(depth, v, left, limits, above, out):
     height, width = depth.shape
     near, far, inf = limits.near, limits.far, np.float32(np.inf)
     first, last = max(left - 1, 0), min(left + len(out) + 1, width)
-    above[:] = inf
-    part = above[first - left + 1 : last - left + 1]
-    for row in range(max(v - 1, 0), min(v + 2, height)):
-        line = depth[row, first:last]
-        for k in range(len(part)):
-            z = line[k]
-            z = z if (near <= z) & (z <= far) & (z > 0) else inf
-            part[k] = min(part[k], z)
+    above[0], above[len(out) + 1] = inf, inf
+    part, before = above[first - left + 1 : last - left + 1], depth[max(v - 1, 0), first:last]
+    here, after = depth[v, first:last], depth[min(v + 1, height - 1), first:last]
+    for k in range(len(part)):
+        a, b, c = before[k], here[k], after[k]
+        a = a if (near <= a) & (a <= far) & (a > 0) else inf
+        b = b if (near <= b) & (b <= far) & (b > 0) else inf
+        c = c if (near <= c) & (c <= far) & (c > 0) else inf
+        a = a if a < b else b
+        part[k] = a if a < c else c
     for j in range(len(out)):
-        out[j] = min(above[j], min(above[j + 1], above[j + 2]))
+        a, b, c = above[j], above[j + 1], above[j + 2]
+        a = a if a < b else b
+        out[j] = a if a < c else c
 
 
 @numba.njit(cache=True, nogil=True)
-def _good_pixels(line, marked, nearest, limits, good):
-    """Write which pixels of a row count: marked, usable, and not behind a nearer neighbour."""
+def _usable_pixels(line, marked, nearest, limits, z, left_out):
+    """Write depth, 1 for pixels that do not count, and which these are, as 0 or -1.
+
+    What counts is marked, usable, and not behind a nearer neighbour.
+    """
     near, far, jump = limits.near, limits.far, limits.jump
-    for j in range(len(good)):
-        z = line[j]
-        usable = (z >= near) & (z <= far) & (z > 0) & (z < np.float32(np.inf))
-        good[j] = usable & (marked[j] != 0) & (nearest[j] >= z - jump)
+    for j in range(len(line)):
+        d = line[j]
+        usable = (d >= near) & (d <= far) & (d > 0) & (d < np.float32(np.inf))
+        good = usable & (marked[j] != 0) & (nearest[j] >= d - jump)
+        z[j] = np.float64(d if good else np.float32(1))
+        left_out[j] = np.int64(0) if good else np.int64(-1)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _place_pixels(line, ray_x, ray_y, camera, limits, out):
-    """Write cell (rows 0 to 2) and offset in it, in whole steps (rows 3 to 5), of each pixel.
+def _place_pixels(z, ray_x, ray_y, camera, limits, out):
+    """Write cell, plus _SHIFT (rows 0 to 2), and offset in it, in whole steps (rows 3 to 5).
 
     One array for all six: the compiler has to know that they do not overlap, or it takes one pixel
-    at a time. What is not usable comes out as anything.
+    at a time.
     """
-    r, t, o, voxel = camera.rotation, camera.centre, limits.origin, limits.voxel
+    r, t, o, voxel, b = camera.rotation, camera.centre, limits.origin, limits.voxel, limits.base
     r00, r01, r02, r10, r11, r12 = r[0, 0], r[0, 1], r[0, 2], r[1, 0], r[1, 1], r[1, 2]
     r20, r21, r22, t0, t1, t2 = r[2, 0], r[2, 1], r[2, 2], t[0], t[1], t[2]
-    o0, o1, o2 = o[0], o[1], o[2]
-    for j in range(len(line)):
-        z = np.float64(line[j])
-        x, y = ray_x[j] * z, ray_y * z
-        px = r00 * x + r01 * y + r02 * z + t0
-        py = r10 * x + r11 * y + r12 * z + t1
-        pz = r20 * x + r21 * y + r22 * z + t2
-        out[0, j] = np.floor((px - o0) / voxel)
-        out[1, j] = np.floor((py - o1) / voxel)
-        out[2, j] = np.floor((pz - o2) / voxel)
-        out[3, j] = np.rint((px - (o0 + out[0, j] * voxel)) * UNIT)
-        out[4, j] = np.rint((py - (o1 + out[1, j] * voxel)) * UNIT)
-        out[5, j] = np.rint((pz - (o2 + out[2, j] * voxel)) * UNIT)
+    o0, o1, o2, b0, b1, b2 = o[0], o[1], o[2], OFFSET - b[0], OFFSET - b[1], OFFSET - b[2]
+    for j in range(len(z)):
+        x, y = ray_x[j] * z[j], ray_y * z[j]
+        px = r00 * x + r01 * y + r02 * z[j] + t0
+        py = r10 * x + r11 * y + r12 * z[j] + t1
+        pz = r20 * x + r21 * y + r22 * z[j] + t2
+        cx, cy = np.floor((px - o0) / voxel), np.floor((py - o1) / voxel)
+        cz = np.floor((pz - o2) / voxel)
+        out[0, j], out[1, j], out[2, j] = cx + b0 + _SHIFT, cy + b1 + _SHIFT, cz + b2 + _SHIFT
+        out[3, j] = np.rint((px - (o0 + cx * voxel)) * UNIT)
+        out[4, j] = np.rint((py - (o1 + cy * voxel)) * UNIT)
+        out[5, j] = np.rint((pz - (o2 + cz * voxel)) * UNIT)
 
 
 @numba.njit(cache=True, nogil=True)
-def _add_row(good, placed, base, image_row, image_columns, table, used, view):
-    """Add the pixels of a row, run by run of one voxel; returns the number of voxels, -1 too far.
+def _make_keys(bits, left_out, keys):
+    """Write the key of each pixel's cell, -1 for pixels left out; tells whether all have one."""
+    far = np.int64(0)
+    for j in range(len(keys)):
+        x, y, z = bits[0, j] ^ _SHIFT_BITS, bits[1, j] ^ _SHIFT_BITS, bits[2, j] ^ _SHIFT_BITS
+        far |= ((x | y | z) & ~_AXIS) & ~left_out[j]
+        keys[j] = ((x & _AXIS) << 42) | ((y & _AXIS) << 21) | (z & _AXIS) | left_out[j]
+    return far == 0
 
-    A run's sums are whole numbers below 2^53, exact in float64.
+
+@numba.njit(cache=True, nogil=True)
+def _find_runs(keys, first, end):
+    """Write where runs of pixels in one cell begin and end; returns how many there are."""
+    begun, ended, last = 0, 0, np.int64(-1)
+    for j in range(len(keys)):
+        key = keys[j]
+        first[begun], end[ended] = j, j
+        begun += (key != last) & (key >= 0)
+        ended += (key != last) & (last >= 0)
+        last = key
+    if ended < begun:
+        end[ended] = len(keys)
+    return begun
+
+
+@numba.njit(cache=True, nogil=True)
+def _sum_offsets(placed, x_until, y_until, z_until):
+    """Write, at j + 1, the sums over the first j + 1 pixels: whole numbers below 2^53, exact."""
+    px, py, pz, x, y, z = placed[3], placed[4], placed[5], 0.0, 0.0, 0.0
+    to_x, to_y, to_z = x_until[1:], y_until[1:], z_until[1:]
+    for j in range(len(px)):
+        x, y, z = x + px[j], y + py[j], z + pz[j]
+        to_x[j], to_y[j], to_z[j] = x, y, z
+
+
+@numba.njit(cache=True, nogil=True)
+def _sum_colors(image_row, image_columns, until):
+    """Write, at j + 1, the sums over the first j + 1 pixels."""
+    red, green, blue = np.int64(0), np.int64(0), np.int64(0)
+    for j in range(len(image_columns)):
+        u = image_columns[j]
+        red, green, blue = red + image_row[u, 0], green + image_row[u, 1], blue + image_row[u, 2]
+        until[j + 1, 0], until[j + 1, 1], until[j + 1, 2] = red, green, blue
+
+
+@numba.njit(cache=True, nogil=True)
+def _find_voxels(table, used, keys, first, missed, voxels):
+    """Write the voxel of each run, new ones included; returns the number of voxels.
+
+    Nearly all are at the first place that is looked at. The others are listed and searched after.
     """
-    rows, views, word, bit = (
-        table.rows,
-        table.views,
-        view >> 6,
-        np.uint64(1) << np.uint64(view & 63),
-    )
-    cx, cy, cz, sx, sy, sz = placed[0], placed[1], placed[2], placed[3], placed[4], placed[5]
-    colored, count, j = len(image_row) > 0, len(good), 0
-    while j < count:
-        if not good[j]:
-            j += 1
-            continue
-        first, x, y, z, red, green, blue = j, 0.0, 0.0, 0.0, 0, 0, 0
-        kx, ky, kz = cx[j], cy[j], cz[j]
-        while j < count and good[j] and cx[j] == kx and cy[j] == ky and cz[j] == kz:
-            x, y, z = x + sx[j], y + sy[j], z + sz[j]
-            if colored:
-                u = image_columns[j]
-                red += image_row[u, 0]
-                green += image_row[u, 1]
-                blue += image_row[u, 2]
-            j += 1
-        dx, dy, dz = np.int64(kx) - base[0], np.int64(ky) - base[1], np.int64(kz) - base[2]
-        if max(abs(dx), abs(dy), abs(dz)) >= OFFSET:
-            return -1
-        key = cell_key(dx, dy, dz)
-        place = place_of(rows, key)
-        row = rows[place]
-        if row[0] != key:
-            row[0], used = key, used + 1
-        if row[7] >> VIEW_SHIFT != view + 1:
-            row[7] = (row[7] & MOST_PIXELS) | ((view + 1) << VIEW_SHIFT)
-            views[place, word] |= bit
-        row[1] += np.int64(x)
-        row[2] += np.int64(y)
-        row[3] += np.int64(z)
-        row[4] += red
-        row[5] += green
-        row[6] += blue
-        row[7] += j - first
+    places, rows = table
+    for run in range(len(first)):
+        voxels[run] = places[_first_place(keys[first[run]], len(places))]
+    count = 0
+    for run in range(len(first)):
+        missed[count] = run
+        count += rows[voxels[run], 0] != keys[first[run]]
+    for k in range(count):
+        key = keys[first[missed[k]]]
+        place = _place_of(places, rows, key)
+        if places[place] == 0:
+            used += 1
+            places[place], rows[used, 0] = used, key
+        voxels[missed[k]] = places[place]
     return used
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_runs(rows, voxels, first, end, x_until, y_until, z_until, colors, view):
+    """Add the sums of runs of pixels to their voxels; `colors` has no rows for none."""
+    word, bit = SUMS + (view >> 6), np.int64(1) << np.int64(view & 63)
+    for run in range(len(first)):
+        row, a, b = rows[voxels[run]], first[run], end[run]
+        row[1] += np.int64(x_until[b] - x_until[a])
+        row[2] += np.int64(y_until[b] - y_until[a])
+        row[3] += np.int64(z_until[b] - z_until[a])
+        if len(colors):
+            row[4] += colors[b, 0] - colors[a, 0]
+            row[5] += colors[b, 1] - colors[a, 1]
+            row[6] += colors[b, 2] - colors[a, 2]
+        row[7] += b - a
+        row[word] |= bit
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _rays(cut, camera):
+    """Return x / z of the columns of a patch."""
+    ray_x = np.empty(cut.mask.shape[1])
+    for j in range(len(ray_x)):
+        ray_x[j] = (cut.left + j - camera.cx) / camera.fx
+    return ray_x
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def fuse_cut(depth, cut, camera, limits, colors, table, used, view):
     """Add the pixels of one patch to the voxels; returns the number of voxels, -1 when too far.
 
-    Row by row: loops without branches find good pixels, cells and offsets, several at once in the
-    processor's wide registers; then runs of pixels in one voxel are added. Between the first and
-    the last marked pixel of a row all are computed.
+    Between the first and the last marked pixel of a row all are computed.
     """
-    mask, image, columns = cut.mask, colors.image, cut.mask.shape[1]
+    mask, image, columns, ray_x = cut.mask, colors.image, cut.mask.shape[1], _rays(cut, camera)
     above, nearest = np.empty(columns + 2, np.float32), np.full(columns, np.inf, np.float32)
-    good, placed, ray_x = np.empty(columns, np.bool_), np.empty((6, columns)), np.empty(columns)
-    for j in range(columns):
-        ray_x[j] = (cut.left + j - camera.cx) / camera.fx
-    no_color, base, jump = np.empty((0, 3), np.uint8), limits.base, limits.jump
-    color_row, color_column = colors.row, colors.column
+    z, left_out, placed = np.empty(columns), np.empty(columns, np.int64), np.empty((6, columns))
+    bits, keys, room = placed.view(np.int64), np.empty(columns, np.int64), columns + 1
+    first, end = np.empty(room, np.int64), np.empty(room, np.int64)
+    voxels, missed = np.empty(room, np.int64), np.empty(room, np.int64)
+    sum_x, sum_y, sum_z = np.zeros(room), np.zeros(room), np.zeros(room)
+    sum_color = np.zeros((room if len(image) else 0, 3), np.int64)
     for i in range(mask.shape[0]):
-        first, end = _row_bounds(mask, i)
-        if end <= first:
+        begin, stop = _row_bounds(mask, i)
+        count, v, left = stop - begin, cut.top + i, cut.left + begin
+        if count == 0:
             continue
-        v, left, right = cut.top + i, cut.left + first, cut.left + end
-        line, found, around = depth[v, left:right], good[: end - first], nearest[: end - first]
-        if jump > 0:
-            _nearest_around(depth, v, left, limits, above[: end - first + 2], around)
-        _good_pixels(line, mask[i, first:end], around, limits, found)
+        if limits.jump > 0:
+            _nearest_around(depth, v, left, limits, above[: count + 2], nearest[:count])
+        line, z_now, out_now = depth[v, left : left + count], z[:count], left_out[:count]
+        _usable_pixels(line, mask[i, begin:stop], nearest[:count], limits, z_now, out_now)
         ray_y = (v - camera.cy) / camera.fy
-        _place_pixels(line, ray_x[first:end], ray_y, camera, limits, placed)
-        image_row = image[color_row[v]] if len(image) else no_color
-        image_columns = color_column[left:right]
-        used = _add_row(found, placed, base, image_row, image_columns, table, used, view)
-        if used < 0:
+        _place_pixels(z_now, ray_x[begin:stop], ray_y, camera, limits, placed)
+        if not _make_keys(bits, out_now, keys[:count]):
             return -1
+        runs = _find_runs(keys[:count], first, end)
+        _sum_offsets(placed[:, :count], sum_x, sum_y, sum_z)
+        if len(image):
+            columns_now = colors.column[left : left + count]
+            _sum_colors(image[colors.row[v]], columns_now, sum_color)
+        used = _find_voxels(table, used, keys, first[:runs], missed, voxels)
+        _add_runs(
+            table.rows, voxels, first[:runs], end[:runs], sum_x, sum_y, sum_z, sum_color, view
+        )
     return used
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _lower_to(z, left_out, ray_x, ray_y, camera, lowest):
+    """Lower the coordinates in each column of a patch to those of a row's points."""
+    r, t = camera.rotation, camera.centre
+    for k in range(3):
+        rx, ry, rz, tk, low = r[k, 0], r[k, 1], r[k, 2], t[k], lowest[k]
+        for j in range(len(z)):
+            point = rx * (ray_x[j] * z[j]) + ry * (ray_y * z[j]) + rz * z[j] + tk
+            point = point if left_out[j] == 0 else np.inf
+            low[j] = point if point < low[j] else low[j]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def lowest_cut(depth, cut, camera, limits, lowest):
     """Lower `lowest` to the smallest coordinates of a patch's points."""
-    r, t, mask = camera.rotation, camera.centre, cut.mask
-    near, far = limits.near, limits.far
+    mask, columns, ray_x = cut.mask, cut.mask.shape[1], _rays(cut, camera)
+    nearest, low = np.full(columns, np.inf, np.float32), np.full((3, columns), np.inf)
+    z, left_out = np.empty(columns), np.empty(columns, np.int64)
     for i in range(mask.shape[0]):
+        begin, stop = _row_bounds(mask, i)
+        count, left = stop - begin, cut.left + begin
+        line, z_now, out_now = depth[cut.top + i, left : left + count], z[:count], left_out[:count]
+        _usable_pixels(line, mask[i, begin:stop], nearest[:count], limits, z_now, out_now)
         ray_y = (cut.top + i - camera.cy) / camera.fy
-        first, end = _row_bounds(mask, i)
-        for j in range(first, end):
-            z32 = depth[cut.top + i, cut.left + j]
-            if mask[i, j] and z32 >= near and z32 <= far and z32 > 0 and z32 < np.inf:
-                z = np.float64(z32)
-                x, y = (cut.left + j - camera.cx) / camera.fx * z, ray_y * z
-                for k in range(3):
-                    point = r[k, 0] * x + r[k, 1] * y + r[k, 2] * z + t[k]
-                    lowest[k] = min(lowest[k], point)
+        _lower_to(z_now, out_now, ray_x[begin:stop], ray_y, camera, low[:, begin:stop])
+    for k in range(3):
+        for j in range(columns):
+            lowest[k] = min(lowest[k], low[k, j])
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _find_pixels(px, py, pz, camera, cut, size, ahead, places):
     """Project a block of points without branches.
 
-    Writes depth along z (infinite where a point falls on no pixel), the place of its pixel in the
-    depth image (0 for none), and its place in the patch (-1 for none).
+    Writes depth along z (infinite where a point falls on no pixel), and the place of its pixel in
+    the depth image and in the patch (0 for none; then the last row is 0, else 1).
     """
     r, t = camera.rotation, camera.centre
     r00, r01, r02, r10, r11, r12 = r[0, 0], r[0, 1], r[0, 2], r[1, 0], r[1, 1], r[1, 2]
@@ -324,8 +485,8 @@ def _find_pixels(px, py, pz, camera, cut, size, ahead, places):
         places[0, k] = np.int32(v) * line + np.int32(u)
         cut_in = seen & (u >= left) & (u < right) & (v >= top) & (v < bottom)
         u, v = (u - left if cut_in else 0.0), (v - top if cut_in else 0.0)
-        place = np.int32(v) * cut_line + np.int32(u)
-        places[1, k] = place if cut_in else np.int32(-1)
+        places[1, k] = np.int32(v) * cut_line + np.int32(u)
+        places[2, k] = np.int32(1) if cut_in else np.int32(0)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -336,35 +497,38 @@ def _look_up(values, places, out):
 
 
 @numba.njit(cache=True, nogil=True)
-def _judge(surface, ahead, limits, tolerance, could_see, agrees):
-    """Count the points that could be seen, and write which of them lie on the surface."""
+def _judge(surface, ahead, marked, limits, tolerance, could_see, marks):
+    """Count the points that could be seen, and those of them that are marked on the surface."""
     near, far = limits.near, limits.far
     for k in range(len(surface)):
         s, z = surface[k], ahead[k]
         usable = (s >= near) & (s <= far) & (s > 0) & (s < np.float32(np.inf))
         seen = usable & (z <= np.float64(s) + tolerance)
-        could_see[k] += np.int64(1) if seen else np.int64(0)
+        could_see[k] += np.int32(1) if seen else np.int32(0)
         on_surface = seen & (z >= np.float64(s) - tolerance)
-        agrees[k] = np.int64(1) if on_surface else np.int64(0)
+        marks[k] += marked[k] if on_surface else np.int32(0)
 
 
 @numba.njit(cache=True, nogil=True)
-def vote_cut(depth, cut, camera, limits, points, tolerance, could_see, marks):
-    """Add to each point, float64 [3, n], whether this frame could see it, and whether it marks it.
+def vote_cut(depth, cut, camera, limits, points, tolerance, votes):
+    """Add to int32 [2, n] whether this frame could see and marks each of the points [3, n].
 
     In blocks that stay in the first cache, a loop for each step.
     """
     flat, mask = depth.reshape(-1), cut.mask.reshape(-1)
-    ahead, places = np.empty(BLOCK), np.empty((2, BLOCK), np.int32)
+    if len(mask) == 0:  # the object is not seen in this frame
+        mask = np.zeros(1, np.uint8)
+    ahead, places = np.empty(BLOCK), np.empty((3, BLOCK), np.int32)
     px, py, pz = points[0], points[1], points[2]
-    surface, agrees = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int64)
+    surface, marked = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
     for begin in range(0, points.shape[1], BLOCK):
         end = min(begin + BLOCK, points.shape[1])
-        x, y, z, seen = px[begin:end], py[begin:end], pz[begin:end], could_see[begin:end]
+        count = end - begin
+        x, y, z = px[begin:end], py[begin:end], pz[begin:end]
         _find_pixels(x, y, z, camera, cut, depth.shape, ahead, places)
-        _look_up(flat, places[0], surface[: end - begin])
-        _judge(surface[: end - begin], ahead, limits, tolerance, seen, agrees)
-        marked, place = marks[begin:end], places[1]
-        for k in range(end - begin):
-            if place[k] >= 0:
-                marked[k] += agrees[k] & mask[place[k]]
+        _look_up(flat, places[0], surface[:count])
+        _look_up(mask, places[1], marked[:count])
+        for k in range(count):
+            marked[k] &= places[2, k]
+        could_see, marks = votes[0, begin:end], votes[1, begin:end]
+        _judge(surface[:count], ahead, marked, limits, tolerance, could_see, marks)

@@ -249,6 +249,27 @@ def test_compiled_neighbour_searches_equal_their_twins(count: int, dtype: torch.
     assert torch.equal(ours, keep_statistical(points, 6, 1.5, backend="torch"))
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 99), count=st.integers(33, 400), side=st.integers(1, 12))
+def test_equal_distances_are_all_counted(seed: int, count: int, side: int) -> None:
+    points = np.random.default_rng(seed).integers(0, side, (count, 3)) * 0.1
+    expected = np.sort(np.linalg.norm(points[:, None] - points, axis=2), axis=1)[:, :20]
+    found = neighbor_distances(torch.from_numpy(points), 20, backend="numba")
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
+
+
+def test_a_wall_along_an_axis_has_room() -> None:
+    """All cells agree in one coordinate; many of them would want the same places."""
+    size = (640, 480)
+    view = View(depth_m=np.full(size[::-1], 2.0, np.float32), camera_to_world=np.eye(4))
+    cam = Camera.of(size, np.array([[300.0, 0, 320], [0, 300, 240], [0, 0, 1]]))
+    patches = cut_patches({0: np.ones(size[::-1], bool)}, cam)
+    chosen = FuseSettings(voxel_m=0.01, tolerance_m=None)
+    ours = fuse_objects([view], [patches], cam, chosen, backend="numba")
+    same(ours, fuse_objects([view], [patches], cam, chosen, backend="torch"))
+    assert len(ours[0].points) > 130_000
+
+
 SMALL = (((5, 3), 3, True), ((1, 1), 1, False), ((130, 2), 1, True), ((2, 34), 1, False))
 """Size, frames, colour: within one tile, one pixel, and over the edges of tiles."""
 LARGE = (((640, 480), 3, True), ((333, 77), 70, True), ((64, 96), 130, False))
