@@ -86,10 +86,11 @@ def build_grid(points: np.ndarray, edge: float) -> Grid:
     Raises:
         ValueError: If the cloud spans more cells than a key can name.
     """
-    lower = points.min(axis=0)
-    if not (np.ptp(points, axis=0) / edge < OFFSET - 8).all():
+    lower = np.array([axis.min() for axis in points.T])  # min(axis=0) takes ten times as long
+    span = np.array([axis.max() for axis in points.T]) - lower
+    if not (span / edge < OFFSET - 8).all():
         raise ValueError(
-            f"the cloud spans {np.ptp(points, axis=0).max():.3g} m, more than {OFFSET} cells of "
+            f"the cloud spans {span.max():.3g} m, more than {OFFSET} cells of "
             f"{edge:.3g} m (or is not finite); crop it, or take a larger radius"
         )
     keys = point_keys(points, lower, edge)
@@ -209,6 +210,21 @@ def _select(near, total, x, y, z, guess, best):
             best[rank] = few[k]
     for k in range(1, min(found, count)):  # of equal ones only the first has been written
         best[k] = best[k] if best[k] < np.inf else best[k - 1]
+
+
+@numba.njit(cache=True, nogil=True)
+def reach_of(points, chosen, count):
+    """Return the distance to the `count`-th nearest point of each chosen one, itself included."""
+    runs, best, reach = np.zeros((1, 2), np.int64), np.empty(count), np.empty(len(chosen))
+    runs[0, 1] = len(points)
+    near, total = _gather(points, runs, 0, 1, np.empty((5, len(points))), 0)
+    guess = 0.0
+    for k in range(len(chosen)):
+        x, y, z = points[chosen[k], 0], points[chosen[k], 1], points[chosen[k], 2]
+        _select(near, total, x, y, z, guess, best)
+        guess = best[count - 1]
+        reach[k] = np.sqrt(guess)
+    return reach
 
 
 @numba.njit(cache=True, nogil=True)

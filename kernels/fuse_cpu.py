@@ -9,10 +9,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from scenerl.kernels.cells_numba import OFFSET, key_cells
+from scenerl.kernels.cells_numba import OFFSET
 from scenerl.kernels.fuse_numba import (
-    SUMS,
-    UNIT,
+    MOST_COLUMNS,
     Colors,
     Cut,
     Limits,
@@ -25,8 +24,9 @@ from scenerl.kernels.fuse_numba import (
     make_room,
     new_table,
     vote_cut,
+    write_voxels,
 )
-from scenerl.kernels.threads import share_out
+from scenerl.kernels.threads import even_parts, map_threads, share_out
 from scenerl.kernels.views import Camera, FuseSettings, Patch, View, Voxels
 
 logger = logging.getLogger(__name__)
@@ -112,6 +112,11 @@ def _prepare(
     camera: Camera,
     settings: FuseSettings,
 ) -> _Work:
+    if camera.size[0] > MOST_COLUMNS:
+        raise ValueError(
+            f"depth images are {camera.size[0]} pixels wide; the compiled lift takes at most "
+            f"{MOST_COLUMNS}: make them smaller, or take backend torch"
+        )
     return _Work(
         jobs=_jobs(objects),
         depths=[np.ascontiguousarray(view.depth_m, np.float32) for view in views],
@@ -207,20 +212,25 @@ def _colors(view: View, camera: Camera) -> Colors:
 
 def _join(shares: Sequence[tuple[Table, int]], work: _Work) -> Voxels:
     """Merge the tables of all threads and order the voxels by cell."""
-    limits = work.limits
     table, used = shares[0] if shares else (new_table(work.words), 0)
     for other, other_used in shares[1:]:
         table = make_room(table, used, other_used)
         used = add_table(table, used, other, other_used)
     rows = table.rows[1 : 1 + used]
-    rows = rows[np.argsort(rows[:, 0])]
-    corners = limits.origin + (key_cells(rows[:, 0]) + limits.base) * limits.voxel
-    counts = rows[:, 7]
-    return Voxels(
-        points=corners + rows[:, 1:4] / UNIT / counts[:, None],
-        colors=rows[:, 4:7] / counts[:, None],
-        counts=counts,
+    order = np.argsort(rows[:, 0])
+    voxels = Voxels(
+        points=np.empty((used, 3)),
+        colors=np.empty((used, 3)),
+        counts=np.empty(used, np.int64),
         could_see=np.zeros(used, np.int64),
         marks=np.zeros(used, np.int64),
-        views=rows[:, SUMS : SUMS + work.words].view(np.uint64),
+        views=np.empty((used, work.words), np.uint64),
     )
+    into = (voxels.points, voxels.colors, voxels.counts, voxels.views)
+
+    def write(part: tuple[int, int]) -> None:
+        chosen = slice(*part)
+        write_voxels(rows, order[chosen], work.limits, *(array[chosen] for array in into))
+
+    map_threads(write, even_parts(used, least=4096))
+    return voxels

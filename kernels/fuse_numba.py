@@ -30,6 +30,10 @@ _AXIS = (1 << 21) - 1
 _BLOCK_AXIS = _AXIS & ~3
 _BLOCK_BITS = (_BLOCK_AXIS << 42) | (_BLOCK_AXIS << 21) | _BLOCK_AXIS
 _PROBE = 65
+MOST_COLUMNS = 8192
+"""Of a depth image."""
+_COLOR_BITS = 21
+_COLOR = (1 << _COLOR_BITS) - 1
 _WIDE = 32
 """Bytes of a mask that are looked at together."""
 
@@ -145,6 +149,22 @@ def add_table(table, used, other, other_used):
         for column in range(SUMS, len(row)):
             mine[column] |= row[column]
     return used
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def write_voxels(rows, order, limits, points, colors, counts, views):
+    """Write the means of voxels in an order, and the views with a pixel in each."""
+    o, b, voxel = limits.origin, limits.base, limits.voxel
+    for k in range(len(order)):
+        row = rows[order[k]]
+        count, key = np.float64(row[7]), row[0]
+        for axis in range(3):
+            cell = ((key >> (42 - 21 * axis)) & _AXIS) - OFFSET
+            points[k, axis] = o[axis] + (cell + b[axis]) * voxel + row[1 + axis] / UNIT / count
+            colors[k, axis] = row[4 + axis] / count
+        counts[k] = row[7]
+        for word in range(views.shape[1]):
+            views[k, word] = np.uint64(row[SUMS + word])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -332,12 +352,17 @@ def _sum_offsets(placed, x_until, y_until, z_until):
 
 @numba.njit(cache=True, nogil=True)
 def _sum_colors(image_row, image_columns, until):
-    """Write, at j + 1, the sums over the first j + 1 pixels."""
-    red, green, blue = np.int64(0), np.int64(0), np.int64(0)
+    """Write, at j + 1, the sums over the first j + 1 pixels, the three colours in one number.
+
+    Each takes _COLOR_BITS, which is room for MOST_COLUMNS pixels.
+    """
+    total, to = np.int64(0), until[1:]
     for j in range(len(image_columns)):
         u = image_columns[j]
-        red, green, blue = red + image_row[u, 0], green + image_row[u, 1], blue + image_row[u, 2]
-        until[j + 1, 0], until[j + 1, 1], until[j + 1, 2] = red, green, blue
+        red, green, blue = image_row[u, 0], image_row[u, 1], image_row[u, 2]
+        green_blue = (np.int64(green) << _COLOR_BITS) | (np.int64(blue) << (2 * _COLOR_BITS))
+        total += np.int64(red) | green_blue
+        to[j] = total
 
 
 @numba.njit(cache=True, nogil=True)
@@ -373,9 +398,10 @@ def _add_runs(rows, voxels, first, end, x_until, y_until, z_until, colors, view)
         row[2] += np.int64(y_until[b] - y_until[a])
         row[3] += np.int64(z_until[b] - z_until[a])
         if len(colors):
-            row[4] += colors[b, 0] - colors[a, 0]
-            row[5] += colors[b, 1] - colors[a, 1]
-            row[6] += colors[b, 2] - colors[a, 2]
+            color = colors[b] - colors[a]
+            row[4] += color & _COLOR
+            row[5] += (color >> _COLOR_BITS) & _COLOR
+            row[6] += color >> (2 * _COLOR_BITS)
         row[7] += b - a
         row[word] |= bit
 
@@ -402,7 +428,7 @@ def fuse_cut(depth, cut, camera, limits, colors, table, used, view):
     first, end = np.empty(room, np.int64), np.empty(room, np.int64)
     voxels, missed = np.empty(room, np.int64), np.empty(room, np.int64)
     sum_x, sum_y, sum_z = np.zeros(room), np.zeros(room), np.zeros(room)
-    sum_color = np.zeros((room if len(image) else 0, 3), np.int64)
+    sum_color = np.zeros(room if len(image) else 0, np.int64)
     for i in range(mask.shape[0]):
         begin, stop = _row_bounds(mask, i)
         count, v, left = stop - begin, cut.top + i, cut.left + begin

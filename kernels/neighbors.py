@@ -53,14 +53,12 @@ def neighbor_distances(
 
 def _neighbor_distances_numba(points: np.ndarray, count: int) -> np.ndarray:
     """Search a grid, for what is not settled one of larger cells, for the last all points."""
-    from scenerl.kernels.cells_numba import build_grid, nearest, nearest_of_all
+    from scenerl.kernels.cells_numba import OFFSET, build_grid, nearest, nearest_of_all, reach_of
 
     out, todo = np.empty((len(points), count)), np.ones(len(points), bool)
-    sample = points[:: max(1, len(points) // 16)]
-    reach = [
-        np.sqrt(np.partition(((points - p) ** 2).sum(axis=1), count - 1)[count - 1]) for p in sample
-    ]
-    cell = max(float(np.quantile(reach, 0.75)), 1e-9)
+    sample = np.arange(0, len(points), max(1, len(points) // 16))
+    least = max(1e-9, 4 * max(float(np.ptp(axis)) for axis in points.T) / OFFSET)  # for copies
+    cell = max(float(np.quantile(reach_of(points, sample, count), 0.75)), least)
     while np.count_nonzero(todo) > FEW_POINTS:
         grid = build_grid(points, cell)
         map_threads(lambda part: nearest(grid, count, todo, *part, out), _parts(grid))  # noqa: B023

@@ -270,6 +270,14 @@ def test_a_wall_along_an_axis_has_room() -> None:
     assert len(ours[0].points) > 130_000
 
 
+def test_an_image_too_wide_for_the_compiled_sums_is_refused() -> None:
+    view = View(depth_m=np.ones((1, 8193), np.float32), camera_to_world=np.eye(4))
+    cam = Camera.of((8193, 1), np.eye(3))
+    patches = cut_patches({0: np.ones((1, 8193), bool)}, cam)
+    with pytest.raises(ValueError, match="8193 pixels wide; the compiled lift takes at most 8192"):
+        fuse_objects([view], [patches], cam, SETTINGS, backend="numba")
+
+
 SMALL = (((5, 3), 3, True), ((1, 1), 1, False), ((130, 2), 1, True), ((2, 34), 1, False))
 """Size, frames, colour: within one tile, one pixel, and over the edges of tiles."""
 LARGE = (((640, 480), 3, True), ((333, 77), 70, True), ((64, 96), 130, False))
