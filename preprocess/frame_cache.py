@@ -1,16 +1,23 @@
 """Decoded frames that are kept, so that a video is not decoded again for its next prompt."""
 
+import functools
+import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-Key = tuple[str, int, int, int, tuple[int, int]]
-"""Path, bytes, time of change, frame, (width, height)."""
+from scenerl.preprocess.scene_files import find_files
+
+Key = tuple[bytes, int, tuple[int, int]]
+"""SHA-256 of the file, frame in it (0 for an image), (width, height)."""
 Read = Callable[[Sequence[int]], np.ndarray]
 """Returns uint8 [frames, ...] of some frame indices."""
+WHOLE_BYTES = 1 << 30
+"""Of a larger file only some blocks, its size and its time of change are hashed."""
+_BLOCKS, _BLOCK_BYTES = 64, 1 << 20
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,7 +33,9 @@ class FrameCounts:
 class FrameCache:
     """Frames in memory up to a size; the one that was not used for longest goes first.
 
-    A frame is named by its file and what it is resized to. A file that changes has other frames.
+    A frame is named by the content of its file and what it is resized to: a copy under another path
+    is the same frame, and a file that changes holds other ones. A file is read once for that, and
+    again when its size or time of change is another one.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -46,15 +55,15 @@ class FrameCache:
             size: (width, height) of what `read` returns.
             read: Decodes and resizes frames, each independent of the others.
         """
-        place = Path(path)
-        if not place.exists():
-            return read(indices)
-        facts = place.stat()
-        keys = [(str(place), facts.st_size, facts.st_mtime_ns, int(i), size) for i in indices]
-        found = {key: self._frames[key] for key in dict.fromkeys(keys) if key in self._frames}
-        missing = [key for key in dict.fromkeys(keys) if key not in found]
+        try:
+            keys = [(*_content(Path(path), int(index)), size) for index in indices]
+        except (OSError, LookupError):
+            return read(indices)  # which says what is wrong
+        where = dict(zip(keys, indices, strict=True))
+        found = {key: self._frames[key] for key in where if key in self._frames}
+        missing = [key for key in where if key not in found]
         if missing:
-            made = read([key[3] for key in missing])
+            made = read([where[key] for key in missing])
             found |= {key: frame.copy() for key, frame in zip(missing, made, strict=True)}
         self.counts.decoded += len(missing)
         self.counts.reused += len(keys) - len(missing)
@@ -73,3 +82,36 @@ class FrameCache:
             _, dropped = self._frames.popitem(last=False)
             self._bytes -= dropped.nbytes
             self.counts.evicted += 1
+
+
+def _content(place: Path, index: int) -> tuple[bytes, int]:
+    """Name a frame of a video, of an image or of a scene folder by what is in its file."""
+    if not place.is_dir():
+        return _digest_of(place), index
+    inside = place / "color"
+    listing = inside if inside.is_dir() else place
+    files = _colors(str(place), listing.stat().st_mtime_ns)
+    return _digest_of(files[index]), 0
+
+
+@functools.lru_cache(maxsize=256)
+def _colors(scene: str, _changed_ns: int) -> Mapping[int, Path]:
+    """Return the colour frames of a scene folder, listed anew when files came or went."""
+    return find_files(Path(scene)).color
+
+
+def _digest_of(path: Path) -> bytes:
+    facts = path.stat()
+    return _digest(str(path), facts.st_size, facts.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _digest(path: str, size: int, changed_ns: int) -> bytes:
+    with Path(path).open("rb") as file:
+        if size <= WHOLE_BYTES:
+            return hashlib.file_digest(file, "sha256").digest()
+        digest = hashlib.sha256(f"{size} {changed_ns}".encode())
+        for block in range(_BLOCKS):
+            file.seek(block * (size - _BLOCK_BYTES) // (_BLOCKS - 1))
+            digest.update(file.read(_BLOCK_BYTES))
+        return digest.digest()
