@@ -18,16 +18,16 @@ from scenerl.kernels.fuse_numba import (
     Pinhole,
     Table,
     add_table,
-    cut_mask,
     fuse_cut,
     lowest_cut,
     make_room,
     new_table,
-    vote_cut,
     write_voxels,
 )
+from scenerl.kernels.masks_numba import cut_mask
 from scenerl.kernels.threads import even_parts, map_threads, share_out
 from scenerl.kernels.views import Camera, FuseSettings, Patch, View, Voxels
+from scenerl.kernels.votes_numba import vote_cut
 
 logger = logging.getLogger(__name__)
 

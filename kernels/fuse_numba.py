@@ -15,9 +15,8 @@ import numba
 import numpy as np
 
 from scenerl.kernels.cells_numba import EMPTY, OFFSET
+from scenerl.kernels.masks_numba import row_bounds
 
-BLOCK = 512
-"""Points that are projected before any pixel is looked up."""
 SUMS = 8
 """Numbers of a voxel before its words of views."""
 UNIT = 2.0**32
@@ -34,8 +33,6 @@ MOST_COLUMNS = 8192
 """Of a depth image."""
 _COLOR_BITS = 21
 _COLOR = (1 << _COLOR_BITS) - 1
-_WIDE = 32
-"""Bytes of a mask that are looked at together."""
 
 
 class Pinhole(NamedTuple):
@@ -165,92 +162,6 @@ def write_voxels(rows, order, limits, points, colors, counts, views):
         counts[k] = row[7]
         for word in range(views.shape[1]):
             views[k, word] = np.uint64(row[SUMS + word])
-
-
-@numba.njit(cache=True, nogil=True)
-def _any_marked(line):
-    """Tell whether any entry of a line is not 0."""
-    found = line[0] ^ line[0]  # a zero of this type; the loop becomes wide instructions
-    for k in range(len(line)):
-        found |= line[k]
-    return found != 0
-
-
-@numba.njit(cache=True, nogil=True)
-def _row_bounds(mask, i):
-    """Return (first, end) of the marked pixels of a row; (0, 0) for none."""
-    line, first, end = mask[i], 0, mask.shape[1]
-    while first + _WIDE <= end and not _any_marked(line[first : first + _WIDE]):
-        first += _WIDE
-    while first < end and not line[first]:
-        first += 1
-    while end - _WIDE >= first and not _any_marked(line[end - _WIDE : end]):
-        end -= _WIDE
-    while end > first and not line[end - 1]:
-        end -= 1
-    return (first, end) if end > first else (0, 0)
-
-
-@numba.njit(cache=True, nogil=True)
-def _mask_bounds(words):
-    """Return (top, bottom, left, right) of the entries that are not 0, ends exclusive."""
-    top, bottom, seen = len(words), 0, np.zeros_like(words[0])
-    for i in range(len(words)):
-        line = words[i]
-        if _any_marked(line):
-            top, bottom = min(top, i), i + 1
-            for j in range(len(line)):
-                seen[j] |= line[j]
-    left, right = 0, len(seen) if bottom else 0
-    while left < right and not seen[left]:
-        left += 1
-    while left < right and not seen[right - 1]:
-        right -= 1
-    return top, bottom, left, right
-
-
-@numba.njit(cache=True, nogil=True)
-def _inside(places, low, high):
-    """Return the range of depth rows (or columns) that fall into [low, high) of the colour image.
-
-    The map is monotonic and -1 outside, so the range has no holes.
-    """
-    first = 0
-    while first < len(places) and not low <= places[first] < high:
-        first += 1
-    last = first
-    while last < len(places) and low <= places[last] < high:
-        last += 1
-    return (first, last) if last > first else (0, 0)
-
-
-@numba.njit(cache=True, nogil=True)
-def cut_mask(words, mask, color_row, color_column):
-    """Cut a mask to a box around what it marks, on the grid of the depth.
-
-    Args:
-        words: The mask, or the same memory as uint64, so that 8 pixels are looked at once; left and
-            right are then multiples of 8 colour pixels.
-        mask: uint8 [color height, color width], 1 or 0.
-        color_row: int64 [height]: row of the mask at each row of depth.
-        color_column: int64 [width].
-
-    Returns:
-        (patch, uint8 [rows, columns], top, left).
-    """
-    top, bottom, left, right = _mask_bounds(words)
-    step = mask.shape[1] // words.shape[1]
-    v0, v1 = _inside(color_row, top, bottom)
-    u0, u1 = _inside(color_column, step * left, step * right)
-    patch = np.empty((v1 - v0, u1 - u0), np.uint8)
-    for i in range(len(patch)):
-        line, columns, out = mask[color_row[v0 + i]], color_column[u0:u1], patch[i]
-        if columns[-1] - columns[0] == len(columns) - 1:  # copied an order of magnitude faster
-            out[:] = line[columns[0] : columns[-1] + 1]
-        else:
-            for j in range(len(out)):
-                out[j] = line[columns[j]]
-    return patch, v0, u0
 
 
 @numba.njit(cache=True, nogil=True)
@@ -430,7 +341,7 @@ def fuse_cut(depth, cut, camera, limits, colors, table, used, view):
     sum_x, sum_y, sum_z = np.zeros(room), np.zeros(room), np.zeros(room)
     sum_color = np.zeros(room if len(image) else 0, np.int64)
     for i in range(mask.shape[0]):
-        begin, stop = _row_bounds(mask, i)
+        begin, stop = row_bounds(mask, i)
         count, v, left = stop - begin, cut.top + i, cut.left + begin
         if count == 0:
             continue
@@ -473,7 +384,7 @@ def lowest_cut(depth, cut, camera, limits, lowest):
     nearest, low = np.full(columns, np.inf, np.float32), np.full((3, columns), np.inf)
     z, left_out = np.empty(columns), np.empty(columns, np.int64)
     for i in range(mask.shape[0]):
-        begin, stop = _row_bounds(mask, i)
+        begin, stop = row_bounds(mask, i)
         count, left = stop - begin, cut.left + begin
         line, z_now, out_now = depth[cut.top + i, left : left + count], z[:count], left_out[:count]
         _usable_pixels(line, mask[i, begin:stop], nearest[:count], limits, z_now, out_now)
@@ -482,79 +393,3 @@ def lowest_cut(depth, cut, camera, limits, lowest):
     for k in range(3):
         for j in range(columns):
             lowest[k] = min(lowest[k], low[k, j])
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _find_pixels(px, py, pz, camera, cut, size, ahead, places):
-    """Project a block of points without branches.
-
-    Writes depth along z (infinite where a point falls on no pixel), and the place of its pixel in
-    the depth image and in the patch (0 for none; then the last row is 0, else 1).
-    """
-    r, t = camera.rotation, camera.centre
-    r00, r01, r02, r10, r11, r12 = r[0, 0], r[0, 1], r[0, 2], r[1, 0], r[1, 1], r[1, 2]
-    r20, r21, r22, t0, t1, t2 = r[2, 0], r[2, 1], r[2, 2], t[0], t[1], t[2]
-    fx, fy, u0, v0 = camera.fx, camera.fy, camera.cx, camera.cy
-    height, width, top, left = float(size[0]), float(size[1]), float(cut.top), float(cut.left)
-    bottom, right = top + cut.mask.shape[0], left + cut.mask.shape[1]
-    line, cut_line = np.int32(size[1]), np.int32(cut.mask.shape[1])
-    for k in range(len(px)):
-        x, y, z = px[k] - t0, py[k] - t1, pz[k] - t2
-        depth = x * r02 + y * r12 + z * r22
-        front = depth > 1e-9
-        over = depth if front else 1.0
-        u = np.floor((x * r00 + y * r10 + z * r20) / over * fx + u0 + 0.5)
-        v = np.floor((x * r01 + y * r11 + z * r21) / over * fy + v0 + 0.5)
-        seen = front & (u >= 0) & (u < width) & (v >= 0) & (v < height)
-        u, v = (u if seen else 0.0), (v if seen else 0.0)
-        ahead[k] = depth if seen else np.inf
-        places[0, k] = np.int32(v) * line + np.int32(u)
-        cut_in = seen & (u >= left) & (u < right) & (v >= top) & (v < bottom)
-        u, v = (u - left if cut_in else 0.0), (v - top if cut_in else 0.0)
-        places[1, k] = np.int32(v) * cut_line + np.int32(u)
-        places[2, k] = np.int32(1) if cut_in else np.int32(0)
-
-
-@numba.njit(cache=True, nogil=True)
-def _look_up(values, places, out):
-    """Read values at places: nothing waits for anything, so that many reads are under way."""
-    for k in range(len(out)):
-        out[k] = values[places[k]]
-
-
-@numba.njit(cache=True, nogil=True)
-def _judge(surface, ahead, marked, limits, tolerance, could_see, marks):
-    """Count the points that could be seen, and those of them that are marked on the surface."""
-    near, far = limits.near, limits.far
-    for k in range(len(surface)):
-        s, z = surface[k], ahead[k]
-        usable = (s >= near) & (s <= far) & (s > 0) & (s < np.float32(np.inf))
-        seen = usable & (z <= np.float64(s) + tolerance)
-        could_see[k] += np.int32(1) if seen else np.int32(0)
-        on_surface = seen & (z >= np.float64(s) - tolerance)
-        marks[k] += marked[k] if on_surface else np.int32(0)
-
-
-@numba.njit(cache=True, nogil=True)
-def vote_cut(depth, cut, camera, limits, points, tolerance, votes):
-    """Add to int32 [2, n] whether this frame could see and marks each of the points [3, n].
-
-    In blocks that stay in the first cache, a loop for each step.
-    """
-    flat, mask = depth.reshape(-1), cut.mask.reshape(-1)
-    if len(mask) == 0:  # the object is not seen in this frame
-        mask = np.zeros(1, np.uint8)
-    ahead, places = np.empty(BLOCK), np.empty((3, BLOCK), np.int32)
-    px, py, pz = points[0], points[1], points[2]
-    surface, marked = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
-    for begin in range(0, points.shape[1], BLOCK):
-        end = min(begin + BLOCK, points.shape[1])
-        count = end - begin
-        x, y, z = px[begin:end], py[begin:end], pz[begin:end]
-        _find_pixels(x, y, z, camera, cut, depth.shape, ahead, places)
-        _look_up(flat, places[0], surface[:count])
-        _look_up(mask, places[1], marked[:count])
-        for k in range(count):
-            marked[k] &= places[2, k]
-        could_see, marks = votes[0, begin:end], votes[1, begin:end]
-        _judge(surface[:count], ahead, marked, limits, tolerance, could_see, marks)
