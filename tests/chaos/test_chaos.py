@@ -55,14 +55,13 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     assert code == 0, (tmp_path / "whole.log").read_text()[-4000:]
     words = ["stage1", "--config", config, "name=chaos", *steps]
     dice, done = random.Random(SEED), collections.Counter[str]()
-    log = tmp_path / "chaos.log"
+    log, run = tmp_path / "chaos.log", tmp_path / "runs" / "chaos"
     for start in range(4 * KILLS + 4):
-        code, killed = start_and_disturb(words, log, dice, KILLS - done.total())
+        code, killed = start_and_disturb(words, log, dice, KILLS - done.total(), run)
         done.update(killed)
         if code == 0:
             break
         assert code in RESUMABLE, f"start {start} ended with {code}: {log.read_text()[-4000:]}"
-    run = tmp_path / "runs" / "chaos"
     assert what_must_agree(run) == what_must_agree(tmp_path / "runs" / "whole"), done
     assert main(["audit", str(run)]) == 0
     generations = json.loads((run / "generation.json").read_text())["generation"]
@@ -71,24 +70,40 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
 
 
 def start_and_disturb(
-    words: list[str], log: Path, dice: random.Random, kills: int
+    words: list[str], log: Path, dice: random.Random, kills: int, run: Path = Path()
 ) -> tuple[int, list[str]]:
-    """Run the command and kill up to `kills` processes below it, seconds apart."""
+    """Run the command and kill up to `kills` processes below it, seconds apart.
+
+    Two kills of three wait for the run's next step, or all would strike while it loads.
+    """
     killed: list[str] = []
     with log.open("a") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "scenerl.launch.cli", *words],
             stdout=out, stderr=out, start_new_session=True,
         )  # fmt: skip
-        pause = time.monotonic() + dice.uniform(5, 40)
+        after, pause = next_moment(run, dice)
         while process.poll() is None:
-            if len(killed) < kills and time.monotonic() > pause:
+            if len(killed) < kills and steps_of(run) > after and time.monotonic() > pause:
                 kind = dice.choice(KINDS)
                 if strike(process.pid, kind, dice):
                     killed.append(kind)
-                    pause = time.monotonic() + dice.uniform(5, 40)
+                    after, pause = next_moment(run, dice)
             time.sleep(0.05)
     return process.returncode, killed
+
+
+def next_moment(run: Path, dice: random.Random) -> tuple[int, float]:
+    """Return the step that has to pass (-1: none), and the time, before something is killed."""
+    waits = dice.random() < 2 / 3
+    seconds = dice.uniform(0, 10) if waits else dice.uniform(5, 40)
+    return (steps_of(run) if waits else -1), time.monotonic() + seconds
+
+
+def steps_of(run: Path) -> int:
+    """Return how many steps a run has on record."""
+    metrics = run / "metrics.jsonl"
+    return metrics.read_bytes().count(b"\n") if metrics.is_file() else 0
 
 
 def strike(driver: int, kind: str, dice: random.Random) -> bool:
