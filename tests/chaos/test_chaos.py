@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -82,22 +83,30 @@ def start_and_disturb(
             [sys.executable, "-m", "scenerl.launch.cli", *words],
             stdout=out, stderr=out, start_new_session=True,
         )  # fmt: skip
-        after, pause = next_moment(run, dice)
+        moment = next_moment(run, dice)
         while process.poll() is None:
-            if len(killed) < kills and steps_of(run) > after and time.monotonic() > pause:
+            if len(killed) < kills and next(moment):
                 kind = dice.choice(KINDS)
                 if strike(process.pid, kind, dice):
                     killed.append(kind)
-                    after, pause = next_moment(run, dice)
+                    moment = next_moment(run, dice)
             time.sleep(0.05)
     return process.returncode, killed
 
 
-def next_moment(run: Path, dice: random.Random) -> tuple[int, float]:
-    """Return the step that has to pass (-1: none), and the time, before something is killed."""
-    waits = dice.random() < 2 / 3
-    seconds = dice.uniform(0, 10) if waits else dice.uniform(5, 40)
-    return (steps_of(run) if waits else -1), time.monotonic() + seconds
+def next_moment(run: Path, dice: random.Random) -> Iterator[bool]:
+    """Yield whether it is time to kill something: up to 10 s after a step, or any time."""
+    if dice.random() < 2 / 3:
+        before = steps_of(run)
+        while steps_of(run) <= before:
+            yield False
+        until = time.monotonic() + dice.uniform(0, 10)
+    else:
+        until = time.monotonic() + dice.uniform(5, 40)
+    while time.monotonic() < until:
+        yield False
+    while True:
+        yield True
 
 
 def steps_of(run: Path) -> int:
