@@ -376,11 +376,11 @@ def join_cells(grid, radius, closed):
 
 
 @numba.njit(cache=True, nogil=True)
-def border_labels(grid, radius, core, label):
+def border_labels(grid, radius, core, first, last, label):
     """Give points that are not core the smallest label of a core point nearer than `radius`."""
     points, order, cells, start, table = grid.points, grid.order, grid.cells, grid.start, grid.table
     limit, runs = radius * radius, np.empty((27, 2), np.int64)
-    for cell in range(len(cells)):
+    for cell in range(first, last):
         found = EMPTY
         for i in range(start[cell], start[cell + 1]):
             index, best = order[i], EMPTY

@@ -9,11 +9,13 @@ from scenerl.kernels.neighbors import (
     PAIRS_AT_ONCE,
     as_float64,
     candidate_blocks,
+    cell_parts,
     is_compiled,
     neighbor_distances,
     neighbors_within,
     uses,
 )
+from scenerl.kernels.threads import map_threads
 from scenerl.kernels.unproject import nearest_pixels, project
 from scenerl.kernels.voxel import voxel_index
 
@@ -86,8 +88,9 @@ def dbscan(
     if is_compiled(points, backend):
         from scenerl.kernels.cells_numba import border_labels, build_grid
 
-        border_labels(
-            build_grid(as_float64(points), radius_m), radius_m, core.numpy(), label.numpy()
+        grid, is_core, out = build_grid(as_float64(points), radius_m), core.numpy(), label.numpy()
+        map_threads(
+            lambda part: border_labels(grid, radius_m, is_core, *part, out), cell_parts(grid)
         )
         return label
     rest = (~core).nonzero()[:, 0]

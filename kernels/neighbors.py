@@ -61,7 +61,7 @@ def _neighbor_distances_numba(points: np.ndarray, count: int) -> np.ndarray:
     cell = max(float(np.quantile(reach_of(points, sample, count), 0.75)), least)
     while np.count_nonzero(todo) > FEW_POINTS:
         grid = build_grid(points, cell)
-        map_threads(lambda part: nearest(grid, count, todo, *part, out), _parts(grid))  # noqa: B023
+        map_threads(lambda part: nearest(grid, count, todo, *part, out), cell_parts(grid))  # noqa: B023
         cell *= 3
     nearest_of_all(points, count, todo, out)
     return out
@@ -87,7 +87,7 @@ def neighbors_within(
         grid = build_grid(as_float64(points), radius_m)
         out = np.zeros(len(points), np.int64)
         most = len(points) if enough is None else enough
-        map_threads(lambda part: count_within(grid, radius_m, most, *part, out), _parts(grid))
+        map_threads(lambda part: count_within(grid, radius_m, most, *part, out), cell_parts(grid))
         return torch.from_numpy(out)
     counts = torch.zeros(len(points), dtype=torch.int64, device=points.device)
     for rows, candidates, valid in candidate_blocks(points.double(), radius_m):
@@ -111,7 +111,8 @@ def as_float64(points: Tensor) -> np.ndarray:
     return np.ascontiguousarray(points.detach().double().numpy())
 
 
-def _parts(grid: "Grid") -> list[tuple[int, int]]:
+def cell_parts(grid: "Grid") -> list[tuple[int, int]]:
+    """Cut the cells of a grid into parts for the threads."""
     return even_parts(len(grid.cells), least=256)
 
 
