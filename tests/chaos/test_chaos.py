@@ -35,7 +35,7 @@ KILLS = int(os.environ.get("SCENERL_CHAOS_KILLS", "10"))
 SEED = int(os.environ.get("SCENERL_CHAOS_SEED", "0"))
 LEARNERS = int(os.environ.get("SCENERL_CHAOS_LEARNERS", "1"))
 ENGINE = os.environ.get("SCENERL_CHAOS_ENGINE", "transformers")
-STEPS = max(12, KILLS)
+STEPS = max(12, 3 * KILLS)
 """Enough to kill at; a run that ends before its last kill proves less."""
 RESUMABLE = {75, -signal.SIGKILL, 1}
 """What a run says whose driver or Ray was killed; 1 is Ray ending the driver when its head died."""
@@ -95,14 +95,14 @@ def start_and_disturb(
 
 
 def next_moment(run: Path, dice: random.Random) -> Iterator[bool]:
-    """Yield whether it is time to kill something: up to 10 s after a step, or any time."""
+    """Yield whether it is time to kill something: up to 3 s after a step, or any time."""
     if dice.random() < 2 / 3:
         before = steps_of(run)
         while steps_of(run) <= before:
             yield False
-        until = time.monotonic() + dice.uniform(0, 10)
+        until = time.monotonic() + dice.uniform(0, 3)
     else:
-        until = time.monotonic() + dice.uniform(5, 40)
+        until = time.monotonic() + dice.uniform(1, 30)
     while time.monotonic() < until:
         yield False
     while True:
