@@ -35,7 +35,7 @@ KILLS = int(os.environ.get("SCENERL_CHAOS_KILLS", "10"))
 SEED = int(os.environ.get("SCENERL_CHAOS_SEED", "0"))
 LEARNERS = int(os.environ.get("SCENERL_CHAOS_LEARNERS", "1"))
 ENGINE = os.environ.get("SCENERL_CHAOS_ENGINE", "transformers")
-STEPS = max(12, 3 * KILLS)
+STEPS = max(12, 6 * KILLS)
 """Enough to kill at; a run that ends before its last kill proves less."""
 RESUMABLE = {75, -signal.SIGKILL, 1}
 """What a run says whose driver or Ray was killed; 1 is Ray ending the driver when its head died."""
@@ -102,7 +102,7 @@ def next_moment(run: Path, dice: random.Random) -> Iterator[bool]:
             yield False
         until = time.monotonic() + dice.uniform(0, 3)
     else:
-        until = time.monotonic() + dice.uniform(1, 30)
+        until = time.monotonic() + dice.uniform(1, 15)
     while time.monotonic() < until:
         yield False
     while True:
