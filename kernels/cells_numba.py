@@ -38,12 +38,18 @@ def cell_key(x, y, z):
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def first_place(key, size):
-    """Return where the search of a key begins in a table of `size` places."""
+def mix_bits(key):
+    """Return a number whose low bits depend on all bits of a key."""
     mixed = key * np.int64(-7046029254386353131)  # 2^64 / golden ratio
     # Low bits of a product know nothing of the high bits of the key, which hold x: fold them in.
     mixed = (mixed ^ (mixed >> 32)) * np.int64(-7046029254386353131)
-    return (mixed >> 32) & (size - 1)
+    return mixed >> 32
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def first_place(key, size):
+    """Return where the search of a key begins in a table of `size` places."""
+    return mix_bits(key) & (size - 1)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from scenerl.kernels.cells_numba import EMPTY, OFFSET
+from scenerl.kernels.cells_numba import EMPTY, OFFSET, mix_bits
 from scenerl.kernels.masks_numba import row_bounds
 
 SUMS = 8
@@ -106,10 +106,8 @@ def make_room(table: Table, used: int, more: int) -> Table:
 @numba.njit(cache=True, nogil=True, inline="always")
 def _first_place(key, size):
     """Return where the search of a key begins: cells of 4 x 4 x 4 lie together."""
-    mixed = (key & _BLOCK_BITS) * np.int64(-7046029254386353131)  # 2^64 / golden ratio
-    mixed = ((mixed ^ (mixed >> 32)) * np.int64(-7046029254386353131)) >> 32
     inside = ((key >> 38) & 48) | ((key >> 19) & 12) | (key & 3)
-    return (mixed ^ inside) & (size - 1)
+    return (mix_bits(key & _BLOCK_BITS) ^ inside) & (size - 1)
 
 
 @numba.njit(cache=True, nogil=True)

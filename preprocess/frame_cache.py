@@ -56,7 +56,7 @@ class FrameCache:
             read: Decodes and resizes frames, each independent of the others.
         """
         try:
-            keys = [(*_content(Path(path), int(index)), size) for index in indices]
+            keys = [(*name, size) for name in self._names(Path(path), indices)]
         except (OSError, LookupError):
             return read(indices)  # which says what is wrong
         where = dict(zip(keys, indices, strict=True))
@@ -71,6 +71,18 @@ class FrameCache:
             self._keep(key, found[key])
         return np.stack([found[key] for key in keys])
 
+    def _names(self, place: Path, indices: Sequence[int]) -> list[tuple[bytes, int]]:
+        """Name frames of a video, an image or a scene folder by what is in their files."""
+        if self._max_bytes == 0:  # nothing is kept, so nothing has to be found again
+            return [(b"", int(index)) for index in indices]
+        if not place.is_dir():
+            digest = _digest_of(place)
+            return [(digest, int(index)) for index in indices]
+        inside = place / "color"
+        listing = inside if inside.is_dir() else place
+        files = _colors(str(place), listing.stat().st_mtime_ns)
+        return [(_digest_of(files[int(index)]), 0) for index in indices]
+
     def _keep(self, key: Key, frame: np.ndarray) -> None:
         if frame.nbytes > self._max_bytes:
             return
@@ -82,16 +94,6 @@ class FrameCache:
             _, dropped = self._frames.popitem(last=False)
             self._bytes -= dropped.nbytes
             self.counts.evicted += 1
-
-
-def _content(place: Path, index: int) -> tuple[bytes, int]:
-    """Name a frame of a video, of an image or of a scene folder by what is in its file."""
-    if not place.is_dir():
-        return _digest_of(place), index
-    inside = place / "color"
-    listing = inside if inside.is_dir() else place
-    files = _colors(str(place), listing.stat().st_mtime_ns)
-    return _digest_of(files[index]), 0
 
 
 @functools.lru_cache(maxsize=256)
