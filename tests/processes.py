@@ -5,6 +5,16 @@ import os
 import signal
 from pathlib import Path
 
+WRITE_EVERYWHERE = """
+def write_everywhere(data):
+    for fd in range(3, 1000):
+        try:
+            os.write(fd, data)
+        except OSError:
+            pass
+"""
+"""For plug-ins and decoders that disturb whatever is open."""
+
 
 def descendants(pid: int) -> dict[int, str]:
     """Return pid -> command line of everything below a process."""

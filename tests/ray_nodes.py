@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from processes import descendants
+from training_runs import recorded_steps
 
 ANSWER = "answer: "
 PATIENCE_S = 180.0
@@ -156,8 +157,7 @@ class ClusterRun:
 
     def steps(self) -> int:
         """Return how many steps are recorded."""
-        file = self.path / "metrics.jsonl"
-        return file.read_bytes().count(b"\n") if file.exists() else 0
+        return recorded_steps(self.path)
 
     def generation(self) -> int:
         """Return how often the actors were started."""

@@ -54,6 +54,19 @@ def make_inputs(root: Path) -> Path:
     return config
 
 
+def run_undisturbed(root: Path, *settings: str) -> Path:
+    """Run stage 1 on what `make_inputs` wrote, in one process, and return the run."""
+    words = ["stage1", "--config", str(root / "tiny.yaml"), "name=whole", "--no-ray", *settings]
+    assert run_child(words, root / "whole.log") == 0, (root / "whole.log").read_text()[-3000:]
+    return root / "runs" / "whole"
+
+
+def recorded_steps(run: Path) -> int:
+    """Return how many steps a run has on record."""
+    file = run / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
 def run_child(arguments: list[str], log: Path, kill_when: Callable[[], bool] | None = None) -> int:
     """Run `launch` in a forked process, without the cost of imports.
 

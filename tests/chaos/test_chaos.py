@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import descendants
-from training_runs import make_inputs, what_must_agree
+from training_runs import make_inputs, recorded_steps, what_must_agree
 
 from scenerl.launch.cli import main
 from scenerl.rl.checkpoint import CheckpointStore
@@ -97,8 +97,8 @@ def start_and_disturb(
 def next_moment(run: Path, dice: random.Random) -> Iterator[bool]:
     """Yield whether it is time to kill something: up to 3 s after a step, or any time."""
     if dice.random() < 2 / 3:
-        before = steps_of(run)
-        while steps_of(run) <= before:
+        before = recorded_steps(run)
+        while recorded_steps(run) <= before:
             yield False
         until = time.monotonic() + dice.uniform(0, 3)
     else:
@@ -107,12 +107,6 @@ def next_moment(run: Path, dice: random.Random) -> Iterator[bool]:
         yield False
     while True:
         yield True
-
-
-def steps_of(run: Path) -> int:
-    """Return how many steps a run has on record."""
-    metrics = run / "metrics.jsonl"
-    return metrics.read_bytes().count(b"\n") if metrics.is_file() else 0
 
 
 def strike(driver: int, kind: str, dice: random.Random) -> bool:

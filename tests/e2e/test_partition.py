@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from ray_nodes import ClusterRun, ray_environment
-from training_runs import make_inputs, run_child, what_must_agree
+from training_runs import make_inputs, run_undisturbed, what_must_agree
 
 pytestmark = [pytest.mark.slow, pytest.mark.multinode]
 
@@ -151,9 +151,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(root: Path) -> Path:
-    words = ["stage1", "--config", str(root / "tiny.yaml"), "name=whole", "--no-ray", *STEPS]
-    assert run_child(words, root / "whole.log") == 0, (root / "whole.log").read_text()[-3000:]
-    return root / "runs" / "whole"
+    return run_undisturbed(root, *STEPS)
 
 
 def learners(network: Network, side: str) -> list[int]:

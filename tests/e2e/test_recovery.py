@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from processes import descendants, kill
-from training_runs import make_inputs, run_child, what_must_agree
+from training_runs import make_inputs, recorded_steps, run_undisturbed, what_must_agree
 
 from scenerl.launch.cli import main
 from scenerl.rl.durable import read_lines
@@ -26,9 +26,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(root: Path) -> Path:
-    words = ["stage1", "--config", str(root / "tiny.yaml"), "name=whole", "--no-ray"]
-    assert run_child(words, root / "whole.log") == 0, (root / "whole.log").read_text()[-3000:]
-    return root / "runs" / "whole"
+    return run_undisturbed(root)
 
 
 CANARY = "hf_canary_91c2"
@@ -60,11 +58,6 @@ def run_with_faults(root: Path, name: str, faults: list[Fault], *more: str) -> t
     return code, len(faults) - len(todo)
 
 
-def steps(run: Path) -> int:
-    file = run / "metrics.jsonl"
-    return file.read_bytes().count(b"\n") if file.exists() else 0
-
-
 def journaled(run: Path, step: int) -> bool:
     return (run / "journal" / f"step_{step:06d}.json").exists()
 
@@ -75,8 +68,8 @@ def test_a_run_that_loses_its_engine_and_its_learner_ends_bit_identical(
     code, sent = run_with_faults(
         root, "faults",
         [
-            ("ray::EngineActor", signal.SIGKILL, lambda run: steps(run) >= 1),
-            ("ray::LearnerActor", signal.SIGKILL, lambda run: steps(run) >= 3),
+            ("ray::EngineActor", signal.SIGKILL, lambda run: recorded_steps(run) >= 1),
+            ("ray::LearnerActor", signal.SIGKILL, lambda run: recorded_steps(run) >= 3),
         ],
     )  # fmt: skip
     log = (root / "faults.log").read_text()
@@ -111,7 +104,7 @@ def test_a_run_that_loses_its_engine_and_its_learner_ends_bit_identical(
 def test_a_frozen_engine_is_replaced_after_its_deadline(root: Path, undisturbed: Path) -> None:
     code, sent = run_with_faults(
         root, "frozen",
-        [("ray::EngineActor", signal.SIGSTOP, lambda run: steps(run) >= 1)],
+        [("ray::EngineActor", signal.SIGSTOP, lambda run: recorded_steps(run) >= 1)],
         "cluster.rollout_timeout_s=15", "cluster.step_timeout_s=20", "train.save_steps=1",
     )  # fmt: skip
     assert (code, sent) == (0, 1), (root / "frozen.log").read_text()[-5000:]

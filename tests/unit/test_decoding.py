@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from processes import descendants
+from processes import WRITE_EVERYWHERE, descendants
 from recording import write_minimal
 
 from scenerl.configs.schema import DataConfig
@@ -25,9 +25,12 @@ from scenerl.preprocess.records import DataError
 from scenerl.preprocess.scene import Scene
 from scenerl.preprocess.video import read_frames
 
-DECORD = """
+DECORD = (
+    """
 import ctypes, os, socket, struct, time
-
+"""
+    + WRITE_EVERYWHERE
+    + """
 class DECORDError(Exception):
     pass
 
@@ -62,39 +65,21 @@ def closes_everything():
     time.sleep(1000)
 
 def writes_junk():
-    for fd in range(3, 1000):
-        try:
-            os.write(fd, b"junk" * 100)
-        except OSError:
-            pass
+    write_everywhere(b"junk" * 100)
+    time.sleep(1000)
+
+def answers(body):
+    write_everywhere(struct.pack(">I", len(body)) + body)
     time.sleep(1000)
 
 def answers_nonsense():
-    body = b'{"id": 1, "native_size": 7}'
-    for fd in range(3, 1000):
-        try:
-            os.write(fd, struct.pack(">I", len(body)) + body)
-        except OSError:
-            pass
-    time.sleep(1000)
+    answers(b'{"id": 1, "native_size": 7}')
 
 def answers_what_was_not_asked():
-    body = b'{"id": 99}'
-    for fd in range(3, 1000):
-        try:
-            os.write(fd, struct.pack(">I", len(body)) + body)
-        except OSError:
-            pass
-    time.sleep(1000)
+    answers(b'{"id": 99}')
 
 def announces_too_much():
-    body = b'{"id": 1, "shape": [1000000, 1000000, 3], "dtype": "uint8"}'
-    for fd in range(3, 1000):
-        try:
-            os.write(fd, struct.pack(">I", len(body)) + body)
-        except OSError:
-            pass
-    time.sleep(1000)
+    answers(b'{"id": 1, "shape": [1000000, 1000000, 3], "dtype": "uint8"}')
 
 def leaves_a_daemon():
     if os.fork() == 0:
@@ -112,6 +97,7 @@ class VideoReader:
         globals().get(os.path.basename(path).partition(".")[0], lambda: None)()
         raise DECORDError("cannot open")
 """
+)
 FATAL = {
     "crashes": "was ended by SIGSEGV",
     "exits": "ended its process with exit code 3",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import descendants
+from processes import WRITE_EVERYWHERE, descendants
 from rollouts import group, reply
 
 from scenerl.configs.schema import RewardConfig
@@ -17,9 +17,12 @@ from scenerl.preprocess.worker import Worker, WorkerSpec
 from scenerl.rewards.records import RewardError
 from scenerl.rewards.scorer import Scorer
 
-PLUGINS = """
+PLUGINS = (
+    """
 import ctypes, os, signal, subprocess, sys, threading, time
-
+"""
+    + WRITE_EVERYWHERE
+    + """
 def good(completions):
     return [1.0 for _ in completions]
 
@@ -81,19 +84,11 @@ def closes_everything(completions):
     return [1.0 for _ in completions]
 
 def writes_junk(completions):
-    for fd in range(3, 1000):
-        try:
-            os.write(fd, b"junk" * 100)
-        except OSError:
-            pass
+    write_everywhere(b"junk" * 100)
     return [1.0 for _ in completions]
 
 def writes_a_huge_header(completions):
-    for fd in range(3, 1000):
-        try:
-            os.write(fd, bytes([255] * 4))
-        except OSError:
-            pass
+    write_everywhere(bytes([255] * 4))
     time.sleep(1000)
 
 def eats_memory(completions):
@@ -143,11 +138,7 @@ def recurses(completions):
 def answers_what_was_not_asked(completions):
     import json, struct
     body = json.dumps({"id": 999, "parts": [], "extra": {}, "metrics": {}}).encode()
-    for fd in range(3, 1000):
-        try:
-            os.write(fd, struct.pack(">I", len(body)) + body)
-        except OSError:
-            pass
+    write_everywhere(struct.pack(">I", len(body)) + body)
     return [1.0 for _ in completions]
 
 def kills_who_asked(completions):
@@ -201,6 +192,7 @@ async def async_blocks_on_one(completions, group_id):
         time.sleep(1000)
     return [1.0 for _ in completions]
 """
+)
 
 FAULTS = {
     "sleeps": ("timeout", "did not answer within 0.7 s"),
