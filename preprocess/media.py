@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from scenerl.preprocess.records import DataError
-from scenerl.preprocess.scene import Scene, image_size
+from scenerl.preprocess.scene import Scene, image_size, read_image
 from scenerl.preprocess.video import VideoInfo, probe, read_frames
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -104,10 +104,7 @@ class StillImage:
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """Return the image for every index, uint8 RGB [n, H, W, 3]."""
-        from PIL import Image
-
-        with Image.open(self._path) as image:
-            pixels = np.asarray(image.convert("RGB"))
+        pixels = read_image(self._path, "RGB")
         return np.stack([pixels for _ in indices])
 
 
