@@ -165,15 +165,6 @@ def _gather(points, runs, first, last, near, count):
 
 
 @numba.njit(cache=True, nogil=True)
-def _count_until(gap, limit):
-    """Return how many values are not above a limit."""
-    count = np.int64(0)
-    for j in range(len(gap)):
-        count += np.int64(1) if gap[j] <= limit else np.int64(0)
-    return count
-
-
-@numba.njit(cache=True, nogil=True)
 def _count_below(values, limit):
     """Return how many values are below a limit."""
     count = np.int64(0)
@@ -195,7 +186,7 @@ def _select(near, total, x, y, z, guess, best):
         gap[j] = dx * dx + dy * dy + dz * dz
     limit, enough = guess, np.inf
     for _ in range(_TRIES):
-        below = _count_until(gap[:total], limit)
+        below = _count_below(gap[:total], limit)
         if below >= count:
             enough = limit
             if below <= 1.5 * count:
@@ -204,7 +195,7 @@ def _select(near, total, x, y, z, guess, best):
     found, few = 0, near[4]
     for j in range(total):
         few[found] = gap[j]
-        found += gap[j] <= enough
+        found += gap[j] < enough
     best[:] = np.inf
     if found > 4 * count:  # many are as far away as each other
         for k in range(found):
