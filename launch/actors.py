@@ -24,9 +24,7 @@ from scenerl.rl.fleet import EncodeFailure, encode_one, save_learner_state
 from scenerl.rl.learner import Learner
 from scenerl.rl.records import TrainBatch, UpdateResult
 from scenerl.rollout.records import Completion, EncodedPrompt, Group
-
-WEIGHT_CHUNK_BYTES = 1 << 30
-"""Weights are put into the object store in pieces of about this size."""
+from scenerl.rollout.weights import in_chunks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,18 +210,11 @@ class LearnerActor:
         Returns:
             References (of rank 0), bytes, and the policy version.
         """
-        references, chunk, size, total = [], [], 0, 0
-        for name, tensor in self._learner.weights():
-            if self._rank.rank != 0:
-                continue
-            chunk.append(_pack_tensor(name, tensor))
-            size += chunk[-1][3].nbytes
-            total += chunk[-1][3].nbytes
-            if size >= WEIGHT_CHUNK_BYTES:
-                references.append(ray.put(chunk))
-                chunk, size = [], 0
-        if chunk:
-            references.append(ray.put(chunk))
+        references, total = [], 0
+        for chunk in in_chunks(self._learner.weights()):  # all ranks gather, the first sends
+            if self._rank.rank == 0:
+                references.append(ray.put([_pack_tensor(*weight) for weight in chunk]))
+                total += sum(tensor.nbytes for _, tensor in chunk)
         return references, total, self._learner.policy_version
 
     def save(self, folder: str) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
-from ray.util.placement_group import placement_group
+from ray.util.placement_group import placement_group, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from scenerl.configs.schema import RunConfig
@@ -127,15 +127,51 @@ def _separate(learners: int, engines: int, config: RunConfig, cpus: float) -> La
     )
 
 
+def seat_wide_engines(where: Layout, nodes: Mapping[int, str]) -> Layout:
+    """Let each engine over several GPUs share those of learners on one node.
+
+    Args:
+        where: A layout with `engine_learners`.
+        nodes: The node of each bundle, which is Ray's choice.
+
+    Raises:
+        ResourceError: If the learners' GPUs lie so that an engine would have to span nodes.
+    """
+    width = len(where.engine_learners[0])
+    ranks: dict[str, list[int]] = {}
+    for rank, slot in enumerate(where.learners):
+        ranks.setdefault(nodes[slot.bundle], []).append(rank)
+    teams = [
+        tuple(here[first : first + width])
+        for here in ranks.values()
+        for first in range(0, len(here) - width + 1, width)
+    ][: len(where.engines)]
+    if len(teams) < len(where.engines):
+        raise ResourceError(
+            f"{len(where.engines)} engines over {width} GPUs of one node each, but the learners' "
+            f"GPUs lie {' + '.join(str(len(here)) for here in ranks.values())} on "
+            f"{len(ranks)} nodes; set rollout.tensor_parallel_size to a divisor of these, or "
+            "lower rollout.num_engines"
+        )
+    engines = [
+        dataclasses.replace(slot, bundle=where.learners[team[0]].bundle)
+        for slot, team in zip(where.engines, teams, strict=True)
+    ]
+    return dataclasses.replace(where, engines=tuple(engines), engine_learners=tuple(teams))
+
+
 def place(config: RunConfig, plan: Plan, *, with_learner: bool) -> Placed:
     """Reserve the bundles and start the actors.
 
     Raises:
         PlacementError: If the cluster does not have the bundles before the deadline.
+        ResourceError: If they lie so that an engine would have to span nodes.
     """
     timeout_s = config.cluster.start_timeout_s
     where = layout(config, plan, with_learner=with_learner)
     group = _reserve(where, config.cluster.placement_timeout_s or timeout_s)
+    if where.engine_learners:
+        where = seat_wide_engines(where, placement_group_table(group)["bundles_to_node_id"])
     actor_config = ActorConfig(
         model=config.model,
         rollout=config.rollout,

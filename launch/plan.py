@@ -5,10 +5,12 @@
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 
 from scenerl.configs.schema import RunConfig
+from scenerl.rollout.checkpoints import checkpoint_shapes
 
 GIB = 1024**3
 
@@ -31,15 +33,17 @@ class ModelSize:
     hidden_size: int
     num_layers: int
     vocab_size: int
+    max_tensor_parallel: int
+    """Tensor parallelism cuts heads and MLPs of text model and tower; this divides all of them."""
 
 
 _KNOWN: dict[str, ModelSize] = {
-    "Qwen/Qwen2-VL-2B-Instruct": ModelSize(2.21e9, 0.67e9, 1536, 28, 151936),
-    "Qwen/Qwen2-VL-7B-Instruct": ModelSize(8.29e9, 0.68e9, 3584, 28, 152064),
-    "Qwen/Qwen2.5-VL-3B-Instruct": ModelSize(3.75e9, 0.67e9, 2048, 36, 151936),
-    "Qwen/Qwen2.5-VL-7B-Instruct": ModelSize(8.29e9, 0.68e9, 3584, 28, 152064),
-    "Qwen/Qwen3-VL-4B-Instruct": ModelSize(4.44e9, 0.42e9, 2560, 36, 151936),
-    "Qwen/Qwen3-VL-8B-Instruct": ModelSize(8.77e9, 0.58e9, 4096, 36, 151936),
+    "Qwen/Qwen2-VL-2B-Instruct": ModelSize(2.21e9, 0.67e9, 1536, 28, 151936, 4),
+    "Qwen/Qwen2-VL-7B-Instruct": ModelSize(8.29e9, 0.68e9, 3584, 28, 152064, 4),
+    "Qwen/Qwen2.5-VL-3B-Instruct": ModelSize(3.75e9, 0.67e9, 2048, 36, 151936, 4),
+    "Qwen/Qwen2.5-VL-7B-Instruct": ModelSize(8.29e9, 0.68e9, 3584, 28, 152064, 4),
+    "Qwen/Qwen3-VL-4B-Instruct": ModelSize(4.44e9, 0.42e9, 2560, 36, 151936, 16),
+    "Qwen/Qwen3-VL-8B-Instruct": ModelSize(8.77e9, 0.58e9, 4096, 36, 151936, 16),
 }
 """Sizes of common checkpoints, for a plan without their files."""
 
@@ -108,9 +112,9 @@ def make_plan(config: RunConfig) -> Plan:
         memory=_engine_memory(config, size, on_gpu),
     )
     device_bytes = cluster.gpu_memory_gib * GIB if on_gpu else _main_memory()
-    problems = [*_count_problems(config, gpus), *_memory_problems(config, learner, engine)]
-    if size is None:
-        problems = [p for p in problems if "GiB" not in p]
+    problems = [*_count_problems(config, gpus), *_width_problems(config, size)]
+    if size is not None:
+        problems += _memory_problems(config, learner, engine)
     return Plan(
         roles=(learner, engine),
         colocate=cluster.colocate,
@@ -126,6 +130,9 @@ def model_size(path: str) -> ModelSize | None:
 
     Returns:
         None when it is neither a folder nor known; then memory is not checked.
+
+    Raises:
+        ConfigError: If the folder holds no weights that can be read.
     """
     folder = Path(__file__).parent.parent / "configs" / "tiny_policy" if path == "tiny" else path
     file = Path(folder) / "config.json"
@@ -133,21 +140,17 @@ def model_size(path: str) -> ModelSize | None:
         return _KNOWN.get(path)
     values = json.loads(file.read_text())
     text, vision = values.get("text_config", values), values.get("vision_config", {})
-    hidden, layers = int(text["hidden_size"]), int(text["num_hidden_layers"])
-    heads = int(text["num_attention_heads"])
-    kv = int(text.get("num_key_value_heads", heads)) / heads
-    block = hidden**2 * (2 + 2 * kv) + 3 * hidden * int(text["intermediate_size"])
-    vocab = int(text["vocab_size"])
-    tied = bool(values.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
-    width = int(vision.get("hidden_size", 0))
-    inner = int(vision.get("intermediate_size", 4 * width))
-    vision_total = float(vision.get("depth", 0)) * (4 * width**2 + 3 * width * inner)
+    counts = {name: math.prod(shape) for name, shape in checkpoint_shapes(folder).items()}
+    heads, inner = int(text["num_attention_heads"]), int(text["intermediate_size"])
+    ratio, width = vision.get("mlp_ratio", 0), vision.get("embed_dim", 0)  # of Qwen2-VL
+    tower = vision.get("intermediate_size") or ratio * width
     return ModelSize(
-        parameters=layers * block + vocab * hidden * (1 if tied else 2) + vision_total,
-        vision_parameters=vision_total,
-        hidden_size=hidden,
-        num_layers=layers,
-        vocab_size=vocab,
+        parameters=float(sum(counts.values())),
+        vision_parameters=float(sum(n for name, n in counts.items() if "visual." in name)),
+        hidden_size=int(text["hidden_size"]),
+        num_layers=int(text["num_hidden_layers"]),
+        vocab_size=int(text["vocab_size"]),
+        max_tensor_parallel=math.gcd(heads, inner, int(vision.get("num_heads", 0)), int(tower)),
     )
 
 
@@ -240,6 +243,25 @@ def _count_problems(config: RunConfig, gpus: int) -> list[str]:
         problems.append(
             f"cluster.num_learners is {cluster.num_learners}, but train.learner=torch is one "
             "process; set train.learner=deepspeed"
+        )
+    return problems
+
+
+def _width_problems(config: RunConfig, size: ModelSize | None) -> list[str]:
+    """Check what an engine over several GPUs asks of the model and of a node."""
+    width, gpus = config.rollout.tensor_parallel_size, config.cluster.gpus_per_node
+    problems = []
+    if size is not None and size.max_tensor_parallel % width:
+        limit = size.max_tensor_parallel
+        fitting = ", ".join(str(n) for n in range(1, limit + 1) if limit % n == 0)
+        problems.append(
+            f"rollout.tensor_parallel_size={width} does not divide the heads and MLP widths of "
+            f"{config.model.path}; set it to one of {fitting}"
+        )
+    if 0 < gpus < width:
+        problems.append(
+            f"rollout.tensor_parallel_size={width}, but an engine's GPUs have to be on one node, "
+            f"and cluster.gpus_per_node is {gpus}; lower the former"
         )
     return problems
 

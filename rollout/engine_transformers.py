@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scenerl.rollout.checkpoints import checkpoint_shapes
 from scenerl.rollout.encode import Encoder, check_encoded
 from scenerl.rollout.engine import EngineError, EngineSpec
 from scenerl.rollout.positions import completion_positions
 from scenerl.rollout.probe import fingerprint, make_probe
 from scenerl.rollout.records import Completion, EncodedPrompt
 from scenerl.rollout.sampling import Sampling, sample_tokens
-from scenerl.rollout.weights import Sync, assign_hub_weights, check_followed, checkpoint_shapes
+from scenerl.rollout.weights import Sync, assign_hub_weights, check_followed
 
 
 @dataclass(slots=True, eq=False)

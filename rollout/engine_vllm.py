@@ -4,17 +4,24 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from scenerl.rollout.checkpoints import checkpoint_shapes
 from scenerl.rollout.encode import Encoder
 from scenerl.rollout.engine import EngineError, EngineSpec
 from scenerl.rollout.probe import fingerprint, make_probe
 from scenerl.rollout.records import Completion, EncodedPrompt
 from scenerl.rollout.vllm_inputs import engine_input
-from scenerl.rollout.weights import CheckedWeights, Sync, check_followed, checkpoint_shapes
+from scenerl.rollout.weights import (
+    CheckedWeights,
+    Sync,
+    check_followed,
+    shared_weights,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +106,9 @@ class VllmEngine:
         before, self._sync = self._sync, None  # unknown again if loading fails halfway
         checked = CheckedWeights(weights, self._shapes)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self._within_reach(checked) as reachable:
                 self._engine.collective_rpc(
-                    "reload_weights", kwargs={"weights_iterator": iter(checked)}
+                    "reload_weights", kwargs={"weights_iterator": reachable}
                 )
                 self._engine.apply_model(_follow_tied_embeddings)
             digest = checked.finish()
@@ -134,6 +141,14 @@ class VllmEngine:
     def close(self) -> None:
         """Shut vLLM down."""
         self._engine.engine_core.shutdown()
+
+    def _within_reach(
+        self, weights: CheckedWeights
+    ) -> AbstractContextManager[Iterable[tuple[str, Tensor]]]:
+        """Bring weights to where the engine's workers can read them."""
+        if self._rollout.tensor_parallel_size > 1:  # each worker is a process
+            return shared_weights(weights)
+        return nullcontext(iter(weights))
 
     def _reset_caches(self) -> None:
         """Drop what was computed with other weights, in the scheduler and in the worker."""
@@ -214,6 +229,9 @@ def _start(spec: EngineSpec) -> Any:
         settings["gpu_memory_utilization"] = rollout.gpu_memory_utilization
         settings["enforce_eager"] = rollout.enforce_eager
         settings["enable_sleep_mode"] = rollout.enable_sleep_mode
+    if rollout.tensor_parallel_size > 1:
+        # Within an actor of a placement group vLLM would ask Ray for GPUs that the actor has.
+        settings["distributed_executor_backend"] = "mp"
     arguments = EngineArgs(
         model=str(spec.model_dir),
         dtype=spec.model.dtype,

@@ -1,42 +1,22 @@
 """Names and shapes of a checkpoint's weights, checked strictly on their way into an engine."""
 
-import json
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Shapes = dict[str, tuple[int, ...]]
+from scenerl.rollout.checkpoints import Shapes
+
+CHUNK_BYTES = 1 << 30
+"""Weights travel to another process in pieces of about this size."""
 
 
 class WeightError(ValueError):
     """Weights that are not exactly those of the checkpoint: names what is missing or left over."""
-
-
-def checkpoint_shapes(model_dir: str | Path) -> Shapes:
-    """Read name and shape of every weight of a checkpoint folder from its safetensors headers.
-
-    Raises:
-        WeightError: If the folder holds no safetensors files.
-    """
-    from safetensors import safe_open
-
-    files = sorted(Path(model_dir).glob("*.safetensors"))
-    index = Path(model_dir) / "model.safetensors.index.json"
-    if index.is_file():
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        files = [Path(model_dir) / name for name in sorted(named)]
-    if not files:
-        raise WeightError(f"{model_dir} holds no *.safetensors; save the model in that format")
-    shapes: Shapes = {}
-    for file in files:
-        with safe_open(str(file), framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - not a dict
-                shapes[name] = tuple(tensors.get_slice(name).get_shape())
-    return shapes
 
 
 class CheckedWeights:
@@ -87,6 +67,63 @@ class CheckedWeights:
                 "a weight sync must carry them all"
             )
         return self.digest
+
+
+def in_chunks(
+    weights: Iterable[tuple[str, Tensor]], chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[list[tuple[str, Tensor]]]:
+    """Yield weights in lists that end once they hold `chunk_bytes`."""
+    chunk: list[tuple[str, Tensor]] = []
+    size = 0
+    for name, tensor in weights:
+        chunk.append((name, tensor))
+        size += tensor.nbytes
+        if size >= chunk_bytes:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharedWeights:
+    """Weights that other processes of this machine read in place: it pickles as names of files."""
+
+    files: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, tensor)."""
+        from safetensors import safe_open
+
+        for file in self.files:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - not a dict
+                    yield name, tensors.get_tensor(name)
+
+
+@contextmanager
+def shared_weights(
+    weights: Iterable[tuple[str, Tensor]], chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[SharedWeights]:
+    """Copy weights to memory that every process of this user can open until the block ends.
+
+    The memory has no name in any file system: it is gone with this process, however that ends.
+
+    Args:
+        weights: (name, tensor) on any device.
+        chunk_bytes: Size of one such memory, about.
+    """
+    from safetensors.torch import save
+
+    files: list[str] = []
+    with ExitStack() as stack:
+        for chunk in in_chunks(weights, chunk_bytes):
+            descriptor = os.memfd_create("scenerl-weights")
+            memory = stack.enter_context(os.fdopen(descriptor, "wb"))
+            memory.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in chunk}))
+            memory.flush()
+            files.append(f"/proc/{os.getpid()}/fd/{descriptor}")
+        yield SharedWeights(files=tuple(files))
 
 
 def hub_state_dict(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

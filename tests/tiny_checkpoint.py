@@ -35,13 +35,17 @@ CLASSES = {
 }
 
 
-def tiny_checkpoint(folder: Path, family: str = "qwen2_5_vl", *, seed: int = 0) -> Path:
+def tiny_checkpoint(
+    folder: Path, family: str = "qwen2_5_vl", *, seed: int = 0, tied: bool = False
+) -> Path:
     """Write a checkpoint folder of about 0.3 M random weights."""
     import transformers
 
     config_class, model_class, processor_class = CLASSES[family]
     tokenizer = byte_tokenizer()
-    config = getattr(transformers, config_class)(**tiny_config(family, tokenizer))
+    values = tiny_config(family, tokenizer)
+    values["text_config"]["tie_word_embeddings"] = tied
+    config = getattr(transformers, config_class)(**values, tie_word_embeddings=tied)
     torch.manual_seed(seed)
     model = getattr(transformers, model_class)(config)
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """vLLM and the learner's forward are the same policy: per-token log-probs on the same tensors."""
 
+import dataclasses
 import os
 
 import pytest
@@ -171,15 +172,16 @@ def test_an_engine_that_keeps_its_old_weights_is_caught(tiny, monkeypatch):
     engine.load_weights(hub_state_dict(_learner(folder)), 3)
 
 
-def test_a_tied_output_head_follows_the_learner(tmp_path):
-    # vLLM's CPU build multiplies by a packed copy of tied embeddings.
-    from scenerl.rollout.tiny_policy import make_tiny_policy
-
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_tied_output_head_follows_the_learner(tmp_path, width):
+    # vLLM's CPU build multiplies by a packed copy of tied embeddings. Two wide, each worker is a
+    # process, and the weights have to get there.
     pytest.importorskip("vllm", reason="vLLM is not installed")
-    folder = make_tiny_policy(tmp_path / "tied")
+    folder = tiny_checkpoint(tmp_path, tied=True)
     encoded = Encoder(folder, frames=smooth_frames).encode(tiny_prompts(28)["image"])
     before = dict(os.environ)
-    engine = make_engine(folder, ModelConfig(path=str(folder)), ROLLOUT)
+    rollout = dataclasses.replace(ROLLOUT, tensor_parallel_size=width)
+    engine = make_engine(folder, ModelConfig(path=str(folder)), rollout)
     policy = _learner(folder)
     with torch.no_grad():
         embeddings = policy.get_input_embeddings().weight

@@ -4,7 +4,7 @@ import pytest
 
 from scenerl.configs.schema import ClusterConfig, RolloutConfig, RunConfig
 from scenerl.launch.engines import spread_prompts
-from scenerl.launch.placement import Slot, layout
+from scenerl.launch.placement import Slot, layout, seat_wide_engines
 from scenerl.launch.plan import make_plan
 from scenerl.launch.waits import ResourceError
 
@@ -51,6 +51,17 @@ def test_colocated_wide_engine_uses_the_gpus_of_its_learners() -> None:
     few = config(engines=2, width=2, num_learners=2, gpus_per_node=4)
     with pytest.raises(ResourceError, match=r"cluster\.num_learners to 4"):
         layout(few, make_plan(few), with_learner=True)
+
+
+def test_a_wide_engine_gets_learners_of_one_node() -> None:
+    run = config(engines=2, width=2, num_learners=4, gpus_per_node=2, nnodes=2)
+    where = layout(run, make_plan(run), with_learner=True)
+    mixed = seat_wide_engines(where, dict(enumerate("abab")))
+    assert mixed.engine_learners == ((0, 2), (1, 3))
+    assert [slot.bundle for slot in mixed.engines] == [0, 1]
+    assert seat_wide_engines(where, dict(enumerate("aaaa"))) == where
+    with pytest.raises(ResourceError, match=r"GPUs lie 1 \+ 3 on 2 nodes"):
+        seat_wide_engines(where, dict(enumerate("abbb")))
 
 
 def test_separate_engines_have_gpus_of_their_own() -> None:

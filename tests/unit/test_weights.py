@@ -1,15 +1,22 @@
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_checkpoint import tiny_checkpoint
 
+from scenerl.rollout.checkpoints import checkpoint_shapes
 from scenerl.rollout.weights import (
     CheckedWeights,
     Sync,
     WeightError,
     assign_hub_weights,
     check_followed,
-    checkpoint_shapes,
     hub_state_dict,
+    in_chunks,
+    shared_weights,
 )
 
 SHAPES = {"a": (2,), "b": (3, 1)}
@@ -87,3 +94,36 @@ def test_an_engine_whose_probe_does_not_move_is_stale():
         check_followed(first, Sync(digest=2, checksum="x"))
     with pytest.raises(WeightError, match="did not change"):
         check_followed(first, Sync(digest=1, checksum="y"))
+
+
+READER = """
+import pickle, sys, torch
+torch.save(dict(pickle.load(sys.stdin.buffer)), sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 20, 1 << 30])
+def test_other_processes_read_shared_weights_while_they_are_there(tmp_path, chunk_bytes):
+    whole = torch.arange(12.0).reshape(4, 3)
+    weights = [
+        ("columns", whole.T),  # not contiguous
+        ("first", whole[:2]),  # two slices of one storage
+        ("second", whole[2:]),
+        ("half", whole.to(torch.bfloat16)),
+        ("scalar", torch.tensor(3)),
+        ("empty", torch.zeros(0, 2)),
+        ("trained", torch.nn.Parameter(whole + 1)),
+    ]
+    assert [pair for chunk in in_chunks(weights, chunk_bytes) for pair in chunk] == weights
+    with shared_weights(weights, chunk_bytes) as shared:
+        message = pickle.dumps(shared)
+        command = [sys.executable, "-c", READER, str(tmp_path / "read.pt")]
+        subprocess.run(command, input=message, check=True)
+        assert all(Path(file).exists() for file in shared.files)
+    arrived = torch.load(tmp_path / "read.pt", weights_only=True)
+    assert arrived.keys() == dict(weights).keys()
+    for name, tensor in weights:
+        assert arrived[name].dtype == tensor.dtype
+        assert torch.equal(arrived[name], tensor.detach()), name
+    assert len(message) < 1000
+    assert not any(Path(file).exists() for file in shared.files)
