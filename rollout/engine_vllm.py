@@ -3,8 +3,10 @@
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from multiprocessing import connection
 from typing import Any
 
 import torch
@@ -63,6 +65,10 @@ class VllmEngine:
         self.policy_version = spec.policy_version
         self._requests = 0
         self._sync: Sync | None = None
+        self._closing = threading.Event()
+        if spec.rollout.tensor_parallel_size > 1:
+            workers = self._engine.engine_core.engine_core.model_executor.workers
+            _end_with(workers, self._closing)
 
     def generate(
         self,
@@ -140,6 +146,7 @@ class VllmEngine:
 
     def close(self) -> None:
         """Shut vLLM down."""
+        self._closing.set()
         self._engine.engine_core.shutdown()
 
     def _within_reach(
@@ -285,6 +292,22 @@ def _follow_tied_embeddings(model: Any) -> None:
         return
     head.tie_weights(language.model.embed_tokens)
     head.quant_method.process_weights_after_loading(head)
+
+
+def _end_with(workers: Sequence[Any], closing: threading.Event) -> None:
+    """End this process as soon as a worker of the engine dies, unless the engine is closing.
+
+    vLLM would let a call wait for the dead worker's answer, or fail like a bug. A process that ends
+    is what whoever started it knows how to make good.
+    """
+
+    def watch() -> None:
+        connection.wait([worker.proc.sentinel for worker in workers])
+        if not closing.is_set():
+            logger.error("a worker of the tensor-parallel engine died, and the engine with it")
+            os._exit(os.EX_TEMPFAIL)  # 75: can be continued
+
+    threading.Thread(target=watch, daemon=True, name="engine-workers").start()
 
 
 def _shield_llvmlite() -> None:

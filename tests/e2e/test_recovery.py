@@ -154,3 +154,22 @@ def test_an_actor_that_dies_at_once_again_and_again_stops_the_run(root: Path) ->
     ended = json.loads((root / "runs" / "hopeless" / "exit.json").read_text())
     assert ended["code"] == 75
     assert "the process died" in ended["reason"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["ray::EngineActor", "VLLM::Worker_TP1"])
+def test_a_tensor_parallel_engine_is_replaced_and_leaves_nothing(root: Path, victim: str) -> None:
+    more = ["rollout.engine=vllm", "rollout.tensor_parallel_size=2", "train.save_steps=4"]
+    more += ["rollout.cpu_kv_cache_gib=0.25"]
+    name = "wide_" + victim[-3:]
+    assert run_with_faults(root, f"{name}_whole", [], *more) == (0, 0)
+    code, sent = run_with_faults(
+        root, name, [(victim, signal.SIGKILL, lambda run: journaled(run, 2))], *more
+    )
+    log = (root / f"{name}.log").read_text()
+    assert (code, sent) == (0, 1), log[-5000:]
+    run = root / "runs" / name
+    assert what_must_agree(run) == what_must_agree(root / "runs" / f"{name}_whole")
+    assert {fault["generation"] for fault in read_lines(run / "faults.jsonl")} == {1}
+    assert "is started anew, alone" in log
+    assert not [line for line in descendants(1).values() if "VLLM::Worker" in line]
