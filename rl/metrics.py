@@ -88,14 +88,18 @@ def rollout_rows(
     rows = []
     for group, group_scores in zip(groups, scores, strict=True):
         values = advantages.get(group.group_id, [None] * len(group.rollouts))
+        asked = {
+            "media": [plain(item) for item in group.prompt.media],
+            "target": plain(group.prompt.sample.target),
+        }
         for rollout, score, advantage in zip(group.rollouts, group_scores, values, strict=True):
             row = rollout_row(group, rollout, score)
-            rows.append({"step": step, **row, "advantage": advantage})
+            rows.append({"step": step, **row, **asked, "advantage": advantage})
     return rows
 
 
 def rollout_row(group: Group, rollout: Rollout, score: Score) -> dict[str, Any]:
-    """Return what one completion said, what was true and what it was worth."""
+    """Return what one completion said and what it was worth."""
     prompt, completion = group.prompt, rollout.completion
     failed = isinstance(rollout.answer, ParseError)
     return {
@@ -115,9 +119,11 @@ def rollout_row(group: Group, rollout: Rollout, score: Score) -> dict[str, Any]:
         "policy_version": completion.policy_version,
         "completion_ids": list(completion.completion_ids),
         "rollout_logprobs": list(completion.rollout_logprobs),
-        "media": [plain(item) for item in prompt.media],
-        "target": plain(prompt.sample.target),
     }
+
+
+_SCALARS = {int, float, str}
+"""Token ids and log-probs come in lists of thousands."""
 
 
 def plain(value: Any) -> Any:
@@ -127,5 +133,5 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
+        return [item if type(item) in _SCALARS else plain(item) for item in value]
     return value

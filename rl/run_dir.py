@@ -143,8 +143,9 @@ class RunDir:
         with writing(folder):
             folder.mkdir(exist_ok=True)
         text = json.dumps(journal, ensure_ascii=False)
-        row = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "journal": journal}
-        write_text_durably(folder / f"step_{step:06d}.json", json.dumps(row, ensure_ascii=False))
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        row = f'{{"sha256": "{digest}", "journal": {text}}}'
+        write_text_durably(folder / f"step_{step:06d}.json", row)
 
     def read_journal(self, step: int) -> dict[str, Any] | None:
         """Return the journal of a step; None when it is absent or damaged."""
