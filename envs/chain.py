@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from scenerl.configs.schema import LiftConfig
 from scenerl.envs.lift import MaskedObject, lift_masks, lift_objects
@@ -114,10 +113,7 @@ def lifted_box_ious(
 
 def world_iou(box: Box3D | None, true_box: Box3D) -> float:
     """Return the 3D IoU; 0 for no box."""
-    if box is None:
-        return 0.0
-    pair = torch.tensor([box, true_box], dtype=torch.float64)
-    return float(box3d_iou(pair[0], pair[1]))
+    return 0.0 if box is None else box3d_iou(box, true_box)
 
 
 def frames_near_span(scene: Scene, span_s: Span, margin_s: float = 0.0) -> list[int]:

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from typing import Final
 
-import torch
-
 from scenerl.envs.records import Answer, BoxAnswer, ParseError, Prompt, SpanAnswer, TextAnswer
 from scenerl.envs.text_match import is_exact_match
-from scenerl.kernels.iou import box_giou, box_iou, span_iou
+from scenerl.kernels.iou import box_iou, span_iou
 from scenerl.preprocess.records import Box2D, Span
 
 TIME_RECALLS: Final = (0.3, 0.5, 0.7)
@@ -15,23 +13,7 @@ TIME_RECALLS: Final = (0.3, 0.5, 0.7)
 
 def best_temporal_iou(span_s: Span, true_spans_s: Sequence[Span]) -> float:
     """Return the IoU with the nearest of several true spans: naming any one of them is right."""
-    if not true_spans_s:
-        return 0.0
-    return float(span_iou(_tensor(span_s), _tensor(true_spans_s)).max())
-
-
-def box_iou_px(box_px: Box2D, true_px: Box2D) -> float:
-    """Return the IoU of two boxes on one pixel grid."""
-    return float(box_iou(_tensor(box_px), _tensor(true_px)))
-
-
-def box_giou_px(box_px: Box2D, true_px: Box2D) -> float:
-    """Return the generalised IoU, in [-1, 1], of two boxes on one pixel grid."""
-    return float(box_giou(_tensor(box_px), _tensor(true_px)))
-
-
-def _tensor(values: Sequence[float] | Sequence[Sequence[float]]) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+    return max((span_iou(span_s, true_s) for true_s in true_spans_s), default=0.0)
 
 
 def true_box_px(prompt: Prompt) -> Box2D | None:
@@ -58,7 +40,7 @@ def score_answer(answer: Answer | ParseError, prompt: Prompt) -> dict[str, float
         if target.boxes_px:
             iou = 0.0
             if isinstance(answer, BoxAnswer) and true_box is not None:
-                iou = box_iou_px(answer.box_px, true_box)
+                iou = box_iou(answer.box_px, true_box)
             scores = {"box_iou": iou, "acc_0.5": float(iou >= 0.5)}
     elif prompt.task == "temporal_grounding":
         if target.spans_s:

@@ -22,10 +22,11 @@ from scenerl.envs.chain import (
     true_prompt_boxes,
     world_iou,
 )
-from scenerl.envs.metrics import best_temporal_iou, box_iou_px
+from scenerl.envs.metrics import best_temporal_iou
 from scenerl.envs.records import BoxAnswer, ParseError, Prompt, SpanAnswer
 from scenerl.envs.tasks import Env
 from scenerl.envs.tracking import Tracker
+from scenerl.kernels.iou import box_iou
 from scenerl.preprocess.decoding import decoder
 from scenerl.preprocess.records import Box2D, Box3D, Sample, Span
 from scenerl.preprocess.scene import Scene
@@ -345,7 +346,7 @@ def _mean_box_iou(
         return None
     known = [reply for reply in replies if reply.frame in boxes_px]
     ious = [
-        0.0 if reply.box_px is None else box_iou_px(reply.box_px, boxes_px[reply.frame])
+        0.0 if reply.box_px is None else box_iou(reply.box_px, boxes_px[reply.frame])
         for reply in known
     ]
     return float(np.mean(ious)) if ious else 0.0

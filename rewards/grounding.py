@@ -6,7 +6,8 @@ A reply that cannot be parsed scores the lowest value; a sample without the trut
 
 from typing import Any
 
-from scenerl.envs.metrics import best_temporal_iou, box_giou_px, box_iou_px
+from scenerl.envs.metrics import best_temporal_iou
+from scenerl.kernels.iou import box_giou, box_iou
 
 Rewards = list[float | None]
 
@@ -56,9 +57,7 @@ def _aware_iou(
 def box_iou_reward(parsed: list[dict[str, Any]], box_px: list[list[float] | None]) -> Rewards:
     """Score the box by its IoU with the true box of the frame, in [0, 1]."""
     return [
-        None
-        if true is None
-        else (box_iou_px(reply["box_px"], _box(true)) if _has_box(reply) else 0.0)
+        None if true is None else (box_iou(reply["box_px"], _box(true)) if _has_box(reply) else 0.0)
         for reply, true in zip(parsed, box_px, strict=True)
     ]
 
@@ -71,7 +70,7 @@ def box_giou_reward(parsed: list[dict[str, Any]], box_px: list[list[float] | Non
     return [
         None
         if true is None
-        else (box_giou_px(reply["box_px"], _box(true)) if _has_box(reply) else -1.0)
+        else (box_giou(reply["box_px"], _box(true)) if _has_box(reply) else -1.0)
         for reply, true in zip(parsed, box_px, strict=True)
     ]
 

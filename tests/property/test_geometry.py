@@ -1,8 +1,11 @@
 """Laws of boxes and cameras."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.ops import box_iou as torchvision_iou
+from torchvision.ops import generalized_box_iou as torchvision_giou
 
 from scenerl.kernels.iou import box3d_iou, box_giou, box_iou
 from scenerl.kernels.unproject import project, unproject
@@ -14,21 +17,30 @@ box = st.tuples(*[coordinate] * 6)
 @given(box, box, st.tuples(*[coordinate] * 3))
 @settings(deadline=None, max_examples=100)
 def test_iou_is_symmetric_bounded_and_unmoved_by_shifts(a, b, shift):
-    first, second = torch.tensor([a, b], dtype=torch.float64)
-    moved = torch.tensor([*shift, *shift], dtype=torch.float64)
-    value = box3d_iou(first, second)
+    value = box3d_iou(a, b)
     assert 0 <= value <= 1
-    assert torch.allclose(value, box3d_iou(second, first))
-    assert torch.allclose(value, box3d_iou(first + moved, second + moved))
+    assert value == box3d_iou(b, a)
+    moved = [[x + by for x, by in zip(one, shift * 2, strict=True)] for one in (a, b)]
+    assert value == box3d_iou(*moved)
 
 
 @given(st.tuples(*[coordinate] * 4), st.tuples(*[coordinate] * 4))
 @settings(deadline=None, max_examples=100)
 def test_giou_is_at_most_iou_and_at_least_minus_one(a, b):
-    first, second = torch.tensor([a, b], dtype=torch.float64)
-    value = box_giou(first, second)
-    assert -1 <= value <= box_iou(first, second) + 1e-12
-    assert torch.allclose(value, box_giou(second, first))
+    value = box_giou(a, b)
+    assert -1 <= value <= box_iou(a, b)
+    assert value == box_giou(b, a)
+
+
+@given(st.tuples(*[coordinate] * 4), st.tuples(*[coordinate] * 4))
+@settings(deadline=None, max_examples=100)
+def test_iou_and_giou_are_torchvisions(a, b):
+    first, second = (
+        (*box[:2], box[0] + abs(box[2]) + 1, box[1] + abs(box[3]) + 1) for box in (a, b)
+    )
+    table = torch.tensor([[first], [second]], dtype=torch.float64)
+    assert box_iou(first, second) == pytest.approx(float(torchvision_iou(*table)), abs=1e-12)
+    assert box_giou(first, second) == pytest.approx(float(torchvision_giou(*table)), abs=1e-12)
 
 
 @given(st.integers(0, 10_000))

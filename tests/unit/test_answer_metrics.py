@@ -4,8 +4,6 @@ import pytest
 
 from scenerl.envs.metrics import (
     best_temporal_iou,
-    box_giou_px,
-    box_iou_px,
     mean_scores,
     score_answer,
 )
@@ -16,6 +14,7 @@ from scenerl.envs.text_match import (
     is_refined_match,
     leading_number,
 )
+from scenerl.kernels.iou import box_giou, box_iou
 from scenerl.rewards.canary import canary_prompt
 
 NOTHING = ParseError(reason="no <answer> block", text="")
@@ -43,10 +42,10 @@ def test_naming_any_of_several_spans_is_right() -> None:
 
 def test_box_iou_and_giou() -> None:
     # 4x4 and 4x4 shifted by (2, 2): overlap 4, union 28, hull 36
-    assert box_iou_px((0, 0, 4, 4), (2, 2, 6, 6)) == pytest.approx(4 / 28)
-    assert box_giou_px((0, 0, 4, 4), (2, 2, 6, 6)) == pytest.approx(4 / 28 - 8 / 36)
+    assert box_iou((0, 0, 4, 4), (2, 2, 6, 6)) == pytest.approx(4 / 28)
+    assert box_giou((0, 0, 4, 4), (2, 2, 6, 6)) == pytest.approx(4 / 28 - 8 / 36)
     # apart by 4: nothing overlaps, union 32, hull 4 x 12
-    assert box_giou_px((0, 0, 4, 4), (8, 0, 12, 4)) == pytest.approx(-16 / 48)
+    assert box_giou((0, 0, 4, 4), (8, 0, 12, 4)) == pytest.approx(-16 / 48)
 
 
 def test_a_temporal_answer_scores_iou_and_recalls() -> None:
