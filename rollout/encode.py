@@ -1,7 +1,6 @@
 """One decode and one processor call per prompt: the tensors that engine and learner share."""
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor
 
 from scenerl.envs.records import MediaRef, Prompt
@@ -265,13 +265,17 @@ def eos_ids(model_dir: str | Path, tokenizer: Any) -> tuple[int, ...]:
 
 
 def media_hashes(encoded: EncodedPrompt) -> tuple[str, ...]:
-    """Return a SHA-256 per medium over kind, grid and pixel bytes."""
+    """Return an XXH3 per medium over kind, grid and pixel bytes.
+
+    It tells what was damaged or mixed up, not what somebody forged, at the speed of memory: ten
+    times that of SHA-256, and encoder, engine and learner all read every pixel for it.
+    """
     if encoded.pixel_values is None or encoded.grid_thw is None:
         return ()
     hashes, start = [], 0
     for kind, grid in zip(encoded.media_kinds, encoded.grid_thw.tolist(), strict=True):
         stop = start + grid[0] * grid[1] * grid[2]
-        digest = hashlib.sha256(f"{kind} {grid}".encode())
+        digest = xxhash.xxh3_128(f"{kind} {grid}".encode())
         digest.update(encoded.pixel_values[start:stop].contiguous().numpy().data)
         hashes.append(digest.hexdigest())
         start = stop
@@ -279,13 +283,13 @@ def media_hashes(encoded: EncodedPrompt) -> tuple[str, ...]:
 
 
 def content_hash(encoded: EncodedPrompt, media: Sequence[str] | None = None) -> str:
-    """Return a SHA-256 over ids, positions, grids and pixel bytes.
+    """Return an XXH3 of 128 bits over ids, positions, grids and pixel bytes.
 
     Args:
         encoded: The prompt; its own `content_hash` does not count.
         media: `media_hashes` of it when they are already known.
     """
-    digest = hashlib.sha256(encoded.prompt_ids.contiguous().numpy().tobytes())
+    digest = xxhash.xxh3_128(encoded.prompt_ids.contiguous().numpy().tobytes())
     digest.update(encoded.position_ids.contiguous().numpy().tobytes())
     for name in media_hashes(encoded) if media is None else media:
         digest.update(name.encode())

@@ -27,7 +27,7 @@ class EncodedPrompt:
     second_per_grid_s: tuple[float, ...]
     """Seconds between temporal patches of each medium; 0.0 for an image."""
     content_hash: str
-    """SHA-256 over ids, grids and pixel bytes; checked by engine and learner."""
+    """XXH3 over ids, grids and pixel bytes; checked by engine and learner."""
     num_media_tokens: int
     """Placeholder tokens in prompt_ids; must equal the merged patches."""
 
