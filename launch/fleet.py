@@ -165,12 +165,20 @@ class RayFleet:
         """Wake the engines."""
         self._engines.tell("wake", "waking up")
 
-    def sync_weights(self) -> int:
-        """Send the weights through the object store, once, and check every engine."""
+    def copy_weights(self) -> list[Any] | None:
+        """Let the learners put their weights into the object store before they do anything else."""
         if self.engine_version == self.policy_version:
-            return 0
+            return None
         self._kept = None
-        chunks, sent, version = self._learn("weights", "put_weights")[0]
+        return self._ask(self._learners, "put_weights")
+
+    def sync_weights(self, copied: list[Any] | None = None) -> int:
+        """Send weights through the object store, once, and check every engine."""
+        copied = copied or self.copy_weights()
+        if copied is None:
+            return 0
+        answers = self._wait("learner", "weights", copied, self._cluster.step_timeout_s)
+        chunks, sent, version = answers[0]
         self._engines.load(chunks, version)
         self.engine_version = version
         if self._runs_ahead:
@@ -233,8 +241,13 @@ class RayFleet:
         *arguments: Any,
     ) -> list[Any]:
         """Call a method of all actors of a role at once and wait for every answer."""
+        return self._wait(role, what, self._ask(actors, method, *arguments), timeout_s)
+
+    def _ask(self, actors: Sequence[Any], method: str, *arguments: Any) -> list[Any]:
         with self._calling:  # two threads: all ranks have to see their calls in the same order
-            calls = [getattr(actor, method).remote(*arguments) for actor in actors]
+            return [getattr(actor, method).remote(*arguments) for actor in actors]
+
+    def _wait(self, role: str, what: str, calls: Sequence[Any], timeout_s: float) -> list[Any]:
         deadline = time.monotonic() + timeout_s
         return [
             wait_for(call, f"{role} {number}: {what}", max(deadline - time.monotonic(), 1.0))

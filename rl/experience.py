@@ -56,7 +56,8 @@ class Experience:
     refills: int
     reward_metrics: dict[str, float]
     """What the rewards logged, and their faults in this step."""
-    seconds: dict[str, float]
+    measured: dict[str, float]
+    """`time/...` and `throughput/...` of making it; times of what was restored are absent."""
 
 
 def has_spread(scores: Sequence[Score], tolerance: float) -> bool:
@@ -163,7 +164,7 @@ class ExperienceMaker:
             draws=tuple(draws),
             refills=rounds - 1,
             reward_metrics=self._reward_metrics(faults_before),
-            seconds=watch.seconds,
+            measured=watch.seconds,
         )
 
     def prefetch(self, position: int) -> None:
@@ -214,7 +215,7 @@ class ExperienceMaker:
             draws=tuple(Draw(**row) for row in journal["draws"]),
             refills=journal["refills"],
             reward_metrics=dict(journal["reward_metrics"]),
-            seconds={},
+            measured={},
         )
 
     def _reward_metrics(self, faults_before: Counter[str]) -> dict[str, float]:

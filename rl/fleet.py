@@ -126,8 +126,19 @@ class Fleet(Protocol):
         """Wake the engines after `sleep`."""
         ...
 
-    def sync_weights(self) -> int:
-        """Bring the learner's weights into every engine, check them, and return their bytes."""
+    def copy_weights(self) -> Any:
+        """Copy the weights for a sync beside an update; None when the engines run them."""
+        ...
+
+    def sync_weights(self, copied: Any = None) -> int:
+        """Bring weights into every engine and check them.
+
+        Args:
+            copied: What `copy_weights` returned; None takes the weights as they are now.
+
+        Returns:
+            Their bytes; 0 when the engines ran them.
+        """
         ...
 
     def save(self, folder: Path) -> None:
@@ -234,16 +245,24 @@ class LocalFleet:
         """Wake the engine."""
         self._engine.wake()
 
-    def sync_weights(self) -> int:
-        """Load the learner's weights into the engine."""
-        version = self._trainer.policy_version
+    def copy_weights(self) -> tuple[int, list[tuple[str, Tensor]]] | None:
+        """Return the policy version and copies of its weights."""
+        if self.policy_version == self.engine_version:
+            return None
+        weights = self._trainer.weights()
+        copies = [(name, tensor.detach().to("cpu", copy=True)) for name, tensor in weights]
+        return self.policy_version, copies
+
+    def sync_weights(self, copied: tuple[int, list[tuple[str, Tensor]]] | None = None) -> int:
+        """Load weights into the engine."""
+        version, weights = copied or (self._trainer.policy_version, self._trainer.weights())
         if version == self.engine_version:
             return 0
         sent = 0
 
         def counted() -> Iterator[tuple[str, Tensor]]:
             nonlocal sent
-            for name, tensor in self._trainer.weights():
+            for name, tensor in weights:
                 sent += tensor.nbytes
                 yield name, tensor
 

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import torch
 
@@ -123,6 +124,7 @@ class Trainer:
                     self.commit()
                     return reason
             self.commit()
+            self._fleet.sync_weights()
         finally:
             self._thread.shutdown(wait=True, cancel_futures=True)
         return None
@@ -132,7 +134,7 @@ class Trainer:
         step, watch = self.step_number + 1, Stopwatch()
         started = time.perf_counter()
         overlapped = bool(self._pending)
-        experience = self._pending.popleft() if overlapped else self._make(step)
+        experience = self._pending.popleft() if overlapped else self._sync_and_make(step)
         self._check_versions(experience)
         gate = self._gate(step, experience, watch)
         batches, report = make_batches(experience.groups, experience.scores, self._config)
@@ -143,8 +145,6 @@ class Trainer:
         if ahead is not None:
             with watch.measure("wait"):
                 self._pending.append(ahead.result())
-        with watch.measure("sync"):
-            sent_bytes = self._fleet.sync_weights()
         metrics = {
             **rollout_metrics(experience.groups, experience.scores),
             **report.metrics(),
@@ -158,11 +158,9 @@ class Trainer:
             "memory/driver_gib": memory_gib(),
             "memory/media_gib": self._fleet.media_bytes() / 2**30,
             **{f"memory/frames_{name}": n for name, n in self._fleet.frame_counts().items()},
-            **experience.seconds,
+            **experience.measured,
             **watch.seconds,
         }
-        if sent_bytes:
-            metrics["throughput/weight_sync_gb_per_s"] = sent_bytes / 1e9 / metrics["time/sync_s"]
         self._fleet.release([group.encoded for group in experience.groups])
         self.step_number = step
         metrics["time/step_s"] = time.perf_counter() - started
@@ -225,12 +223,29 @@ class Trainer:
             self._parts.maker.prefetch(self._position)
         return experience
 
+    def _sync_and_make(self, step: int, weights: Any = None) -> Experience:
+        """Bring weights (a copy, or the newest) to the engines, then make a step's experience."""
+        watch = Stopwatch()
+        with watch.measure("sync"):
+            sent_bytes = self._fleet.sync_weights(weights)
+        measured = dict(watch.seconds)
+        if sent_bytes:
+            measured["throughput/weight_sync_gb_per_s"] = sent_bytes / 1e9 / measured["time/sync_s"]
+        experience = self._make(step)
+        return dataclasses.replace(experience, measured=measured | experience.measured)
+
     def _start_ahead(self, step: int) -> "Future[Experience] | None":
-        """Start the rollouts of a later step, to be made while this one trains."""
+        """Start the rollouts of a later step, to be made while this one trains.
+
+        The engines take the weights as they are now, beside the update that changes them.
+        """
         later = step + self._config.max_staleness
         if self._config.max_staleness == 0 or later > self._config.max_steps:
             return None
-        return self._thread.submit(self._make, later)
+        weights = self._fleet.copy_weights()
+        if weights is None:
+            return self._thread.submit(self._make, later)
+        return self._thread.submit(self._sync_and_make, later, weights)
 
     def _check_versions(self, experience: Experience) -> None:
         versions = {r.completion.policy_version for g in experience.groups for r in g.rollouts}
@@ -261,6 +276,7 @@ class Trainer:
         groups = experience.groups[:GATE_GROUPS]
         with watch.measure("gate"):
             if experience.policy_version != self._fleet.policy_version:
+                self._fleet.sync_weights()
                 groups = tuple(self._parts.maker.probe(groups, step))
             values = check_logprobs(
                 groups, self._fleet.logprobs(groups), step, self._config.logprob_gate_tolerance
@@ -286,6 +302,7 @@ class Trainer:
         self._quarantine(rows)
         evaluation = None
         if self._parts.evaluate and config.eval_steps and step % config.eval_steps == 0:
+            self._fleet.sync_weights()
             evaluation = self._parts.evaluate(step)
             metrics |= {f"eval/{name}": value for name, value in evaluation.metrics.items()}
         self._parts.logger.log(step, metrics)
@@ -355,7 +372,7 @@ class Trainer:
 
 def completion_rate(experience: Experience) -> dict[str, float]:
     """Return completion tokens per second of generation, when it was measured."""
-    seconds = experience.seconds.get("time/rollout_s")
+    seconds = experience.measured.get("time/rollout_s")
     if not seconds:
         return {}
     tokens = sum(
