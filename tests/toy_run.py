@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,11 +201,16 @@ def toy_config(root: Path, **train: Any) -> RunConfig:
     )
 
 
-def train_toy(root: Path, learner: type[ToyLearner] = ToyLearner, **train: Any) -> Path:
+def train_toy(
+    root: Path,
+    learner: Callable[[], ToyLearner] = ToyLearner,
+    engine: Callable[[], ToyEngine] = ToyEngine,
+    **train: Any,
+) -> Path:
     """Train to the end, from wherever the run directory stands; return the directory."""
     config = toy_config(root, **train)
     run_dir = RunDir(config, "stage1")
-    fleet = LocalFleet(ToyEncoder(), ToyEngine(), learner(), max_prompt_length=100)
+    fleet = LocalFleet(ToyEncoder(), engine(), learner(), max_prompt_length=100)
     scorer = Scorer([RewardConfig(name="temporal_iou")], max_steps=config.train.max_steps)
     maker = ExperienceMaker(
         Task(env=ToyEnv(), data_root=root, samples=SAMPLES),
