@@ -9,25 +9,21 @@ from typing import TypeAlias
 
 import numpy as np
 
-from scenerl.kernels.cells_numba import OFFSET
+from scenerl.kernels.cells_numba import EMPTY, OFFSET
 from scenerl.kernels.fuse_numba import (
     MOST_COLUMNS,
     Colors,
     Cut,
     Limits,
     Pinhole,
-    Table,
-    add_table,
     fuse_cut,
     lowest_cut,
-    make_room,
-    new_table,
-    write_voxels,
 )
 from scenerl.kernels.masks_numba import cut_mask
 from scenerl.kernels.threads import even_parts, map_threads, share_out
 from scenerl.kernels.views import Camera, FuseSettings, Patch, View, Voxels
 from scenerl.kernels.votes_numba import vote_cut
+from scenerl.kernels.voxels_numba import Table, make_room, new_table, write_voxels
 
 logger = logging.getLogger(__name__)
 
@@ -211,26 +207,28 @@ def _colors(view: View, camera: Camera) -> Colors:
 
 
 def _join(shares: Sequence[tuple[Table, int]], work: _Work) -> Voxels:
-    """Merge the tables of all threads and order the voxels by cell."""
-    table, used = shares[0] if shares else (new_table(work.words), 0)
-    for other, other_used in shares[1:]:
-        table = make_room(table, used, other_used)
-        used = add_table(table, used, other, other_used)
-    rows = table.rows[1 : 1 + used]
-    order = np.argsort(rows[:, 0])
+    """Put the tables of all threads together, in the order of the cells."""
+    parts = [table.rows[1 : 1 + used] for table, used in shares or [(new_table(work.words), 0)]]
+    rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    keys = rows[:, 0].copy()
+    order = np.argsort(keys)
+    is_new = np.diff(keys[order], prepend=EMPTY) != 0
+    until = np.append(np.flatnonzero(is_new), len(rows))
+    count = len(until) - 1
     voxels = Voxels(
-        points=np.empty((used, 3)),
-        colors=np.empty((used, 3)),
-        counts=np.empty(used, np.int64),
-        could_see=np.zeros(used, np.int64),
-        marks=np.zeros(used, np.int64),
-        views=np.empty((used, work.words), np.uint64),
+        points=np.empty((count, 3)),
+        colors=np.empty((count, 3)),
+        counts=np.empty(count, np.int64),
+        could_see=np.zeros(count, np.int64),
+        marks=np.zeros(count, np.int64),
+        views=np.empty((count, work.words), np.uint64),
     )
     into = (voxels.points, voxels.colors, voxels.counts, voxels.views)
 
     def write(part: tuple[int, int]) -> None:
-        chosen = slice(*part)
-        write_voxels(rows, order[chosen], work.limits, *(array[chosen] for array in into))
+        begin, end = part
+        chosen = (array[begin:end] for array in into)
+        write_voxels(rows, order, until[begin : end + 1], work.limits, *chosen)
 
-    map_threads(write, even_parts(used, least=4096))
+    map_threads(write, even_parts(count, least=4096))
     return voxels

@@ -5,8 +5,9 @@ What is added are whole numbers (the offset inside the cell in units of 2^-32 m)
 the order of frames nor the number of threads changes a digit. The torch twins are in
 `kernels/fuse.py`. Everything releases the GIL; compiled code is kept beside this file.
 
-A row of pixels goes through short loops, one step each: loops without branches become wide
-instructions, and reads that do not wait for each other are under way at once.
+Rows of pixels are collected into batches, which go through short loops, one step each: loops
+without branches become wide instructions, reads that do not wait for each other are under way at
+once, and the rows that come next are asked for ahead of time.
 """
 
 from typing import NamedTuple
@@ -14,25 +15,29 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from scenerl.kernels.cells_numba import EMPTY, OFFSET, mix_bits
+from scenerl.kernels.cells_numba import OFFSET
 from scenerl.kernels.masks_numba import row_bounds
+from scenerl.kernels.prefetch_numba import ask_for_row
+from scenerl.kernels.voxels_numba import (
+    AXIS,
+    COLOR_BITS,
+    UNIT,
+    add_runs,
+    find_voxels,
+)
 
-SUMS = 8
-"""Numbers of a voxel before its words of views."""
-UNIT = 2.0**32
-"""Steps per metre of the summed offsets: a voxel of 1 m holds 2^31 pixels without overflow."""
 _SHIFT = 1.5 * 2.0**52
-"""A whole number below 2^51 added to this stands, as it is, in the low bits of the float64."""
+"""A whole number below 2^51 added to this stands, as it is, in the low bits of the float64; what is
+added to it is rounded to a whole number."""
 _SHIFT_BITS = int(np.float64(_SHIFT).view(np.int64))
-_AXIS = (1 << 21) - 1
-"""The bits of one axis in a key."""
-_BLOCK_AXIS = _AXIS & ~3
-_BLOCK_BITS = (_BLOCK_AXIS << 42) | (_BLOCK_AXIS << 21) | _BLOCK_AXIS
-_PROBE = 65
 MOST_COLUMNS = 8192
-"""Of a depth image."""
-_COLOR_BITS = 21
-_COLOR = (1 << _COLOR_BITS) - 1
+"""Of a depth image: no run is longer than a batch, and its colours have to have room."""
+_BATCH = 512
+"""Pixels, unless a row has more: what is computed for them stays in the second cache."""
+_WIDE = 32
+"""Pixels that the compiler computes together; what is left over takes one step each."""
+_AHEAD = 2
+"""Rows between the one that is computed and the one that is asked for."""
 
 
 class Pinhole(NamedTuple):
@@ -73,95 +78,6 @@ class Colors(NamedTuple):
     column: np.ndarray  # int64 [depth width]
 
 
-class Table(NamedTuple):
-    """An open-addressing hash table of voxels, which are numbered as they come, from 1."""
-
-    places: np.ndarray  # int32 [power of 2]: number of the voxel at each place, 0 for none
-    rows: np.ndarray
-    """int64 [room, SUMS + words]: key, offset x, y, z, colour r, g, b, pixels; then bits of views.
-    Row 0 is of no voxel."""
-
-
-def new_table(words: int) -> Table:
-    """Return a table without room, for views in so many words of 64; see `make_room`."""
-    line = (SUMS + words + 7) // 8 * 8  # a voxel begins with a line of the cache
-    return Table(np.zeros(64, np.int32), np.full((1, line), EMPTY, np.int64))
-
-
-def make_room(table: Table, used: int, more: int) -> Table:
-    """Return the table with room for `more` voxels beyond the `used` ones."""
-    places, rows = table
-    if 1 + used + more > len(rows):
-        rows = np.zeros((max(2 * len(rows), 1 + used + more), rows.shape[1]), np.int64)
-        rows[: 1 + used] = table.rows[: 1 + used]
-    size = len(places)
-    while used + more > size / 2:
-        size *= 2
-    if size > len(places):
-        places = np.zeros(size, np.int32)
-        place_rows(places, rows, used)
-    return Table(places, rows)
-
-
-@numba.njit(cache=True, nogil=True, inline="always")
-def _first_place(key, size):
-    """Return where the search of a key begins: cells of 4 x 4 x 4 lie together."""
-    inside = ((key >> 38) & 48) | ((key >> 19) & 12) | (key & 3)
-    return (mix_bits(key & _BLOCK_BITS) ^ inside) & (size - 1)
-
-
-@numba.njit(cache=True, nogil=True)
-def _place_of(places, rows, key):
-    """Return the place of a key, or the empty one where it belongs."""
-    place = _first_place(key, len(places))
-    while places[place] != 0 and rows[places[place], 0] != key:
-        place = (place + _PROBE) & (len(places) - 1)  # odd: it comes to every place
-    return place
-
-
-@numba.njit(cache=True, nogil=True)
-def place_rows(places, rows, used):
-    """Enter the first `used` voxels into an empty table of places."""
-    for voxel in range(1, used + 1):
-        places[_place_of(places, rows, rows[voxel, 0])] = voxel
-
-
-@numba.njit(cache=True, nogil=True)
-def add_table(table, used, other, other_used):
-    """Add the voxels of another table, for which there is room; returns the number of voxels."""
-    places, rows = table
-    for k in range(1, other_used + 1):
-        row = other.rows[k]
-        place = _place_of(places, rows, row[0])
-        if places[place] == 0:
-            used += 1
-            places[place] = used
-            rows[used] = row
-            continue
-        mine = rows[places[place]]
-        for column in range(1, SUMS):
-            mine[column] += row[column]
-        for column in range(SUMS, len(row)):
-            mine[column] |= row[column]
-    return used
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def write_voxels(rows, order, limits, points, colors, counts, views):
-    """Write the means of voxels in an order, and the views with a pixel in each."""
-    o, b, voxel = limits.origin, limits.base, limits.voxel
-    for k in range(len(order)):
-        row = rows[order[k]]
-        count, key = np.float64(row[7]), row[0]
-        for axis in range(3):
-            cell = ((key >> (42 - 21 * axis)) & _AXIS) - OFFSET
-            points[k, axis] = o[axis] + (cell + b[axis]) * voxel + row[1 + axis] / UNIT / count
-            colors[k, axis] = row[4 + axis] / count
-        counts[k] = row[7]
-        for word in range(views.shape[1]):
-            views[k, word] = np.uint64(row[SUMS + word])
-
-
 @numba.njit(cache=True, nogil=True)
 def _nearest_around(depth, v, left, limits, above, out):
     """Write the nearest usable depth of the 3 x 3 pixels around each pixel of a row."""
@@ -184,24 +100,63 @@ def _nearest_around(depth, v, left, limits, above, out):
         out[j] = a if a < c else c
 
 
-@numba.njit(cache=True, nogil=True)
-def _usable_pixels(line, marked, nearest, limits, z, left_out):
-    """Write depth, 1 for pixels that do not count, and which these are, as 0 or -1.
+class Batch(NamedTuple):
+    """Room for the pixels of some rows, and for what is computed of them."""
 
-    What counts is marked, usable, and not behind a nearer neighbour.
+    capacity: int
+    x: np.ndarray  # float64 [room]: points before the camera
+    y: np.ndarray
+    z: np.ndarray
+    left_out: np.ndarray  # int64 [room]: 0 or -1
+    cell: np.ndarray  # float64 [6, room]: cell, plus _SHIFT, and steps within it, plus _SHIFT
+    keys: np.ndarray  # int64 [room]
+    first: np.ndarray  # uint32 [room]: of a run of pixels in one cell
+    end: np.ndarray  # uint32 [room]
+    voxels: np.ndarray  # uint32 [room]
+    missed: np.ndarray  # uint32 [room]
+    until: np.ndarray  # int64 [4, room]: sums over the pixels before
+
+
+@numba.njit(cache=True, nogil=True)
+def _new_batch(columns):
+    """Return an empty batch for rows of at most so many pixels."""
+    capacity = max(_BATCH, columns)
+    room = capacity + _WIDE
+    return Batch(
+        capacity,
+        np.empty(room),
+        np.empty(room),
+        np.empty(room),
+        np.empty(room, np.int64),
+        np.empty((6, room)),
+        np.empty(room, np.int64),
+        np.empty(room, np.uint32),
+        np.empty(room, np.uint32),
+        np.empty(room, np.uint32),
+        np.empty(room, np.uint32),
+        np.zeros((4, room), np.int64),
+    )
+
+
+@numba.njit(cache=True, nogil=True)
+def _place_pixels(line, marked, nearest, limits, ray_x, ray_y, x, y, z, left_out):
+    """Write where pixels lie before the camera, and which do not count, as 0 or -1.
+
+    What counts is marked, usable, and not behind a nearer neighbour; the others are 1 m away.
     """
     near, far, jump = limits.near, limits.far, limits.jump
     for j in range(len(line)):
         d = line[j]
         usable = (d >= near) & (d <= far) & (d > 0) & (d < np.float32(np.inf))
         good = usable & (marked[j] != 0) & (nearest[j] >= d - jump)
-        z[j] = np.float64(d if good else np.float32(1))
+        ahead = np.float64(d if good else np.float32(1))
+        x[j], y[j], z[j] = ray_x[j] * ahead, ray_y * ahead, ahead
         left_out[j] = np.int64(0) if good else np.int64(-1)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _place_pixels(z, ray_x, ray_y, camera, limits, out):
-    """Write cell, plus _SHIFT (rows 0 to 2), and offset in it, in whole steps (rows 3 to 5).
+def _find_cells(x, y, z, camera, limits, out):
+    """Write cell (rows 0 to 2) and steps of 1 / UNIT in it (rows 3 to 5), each plus _SHIFT.
 
     One array for all six: the compiler has to know that they do not overlap, or it takes one pixel
     at a time.
@@ -211,16 +166,15 @@ def _place_pixels(z, ray_x, ray_y, camera, limits, out):
     r20, r21, r22, t0, t1, t2 = r[2, 0], r[2, 1], r[2, 2], t[0], t[1], t[2]
     o0, o1, o2, b0, b1, b2 = o[0], o[1], o[2], OFFSET - b[0], OFFSET - b[1], OFFSET - b[2]
     for j in range(len(z)):
-        x, y = ray_x[j] * z[j], ray_y * z[j]
-        px = r00 * x + r01 * y + r02 * z[j] + t0
-        py = r10 * x + r11 * y + r12 * z[j] + t1
-        pz = r20 * x + r21 * y + r22 * z[j] + t2
+        px = r00 * x[j] + r01 * y[j] + r02 * z[j] + t0
+        py = r10 * x[j] + r11 * y[j] + r12 * z[j] + t1
+        pz = r20 * x[j] + r21 * y[j] + r22 * z[j] + t2
         cx, cy = np.floor((px - o0) / voxel), np.floor((py - o1) / voxel)
         cz = np.floor((pz - o2) / voxel)
         out[0, j], out[1, j], out[2, j] = cx + b0 + _SHIFT, cy + b1 + _SHIFT, cz + b2 + _SHIFT
-        out[3, j] = np.rint((px - (o0 + cx * voxel)) * UNIT)
-        out[4, j] = np.rint((py - (o1 + cy * voxel)) * UNIT)
-        out[5, j] = np.rint((pz - (o2 + cz * voxel)) * UNIT)
+        out[3, j] = (px - (o0 + cx * voxel)) * UNIT + _SHIFT
+        out[4, j] = (py - (o1 + cy * voxel)) * UNIT + _SHIFT
+        out[5, j] = (pz - (o2 + cz * voxel)) * UNIT + _SHIFT
 
 
 @numba.njit(cache=True, nogil=True)
@@ -229,8 +183,8 @@ def _make_keys(bits, left_out, keys):
     far = np.int64(0)
     for j in range(len(keys)):
         x, y, z = bits[0, j] ^ _SHIFT_BITS, bits[1, j] ^ _SHIFT_BITS, bits[2, j] ^ _SHIFT_BITS
-        far |= ((x | y | z) & ~_AXIS) & ~left_out[j]
-        keys[j] = ((x & _AXIS) << 42) | ((y & _AXIS) << 21) | (z & _AXIS) | left_out[j]
+        far |= ((x | y | z) & ~AXIS) & ~left_out[j]
+        keys[j] = ((x & AXIS) << 42) | ((y & AXIS) << 21) | (z & AXIS) | left_out[j]
     return far == 0
 
 
@@ -250,69 +204,47 @@ def _find_runs(keys, first, end):
 
 
 @numba.njit(cache=True, nogil=True)
-def _sum_offsets(placed, x_until, y_until, z_until):
-    """Write, at j + 1, the sums over the first j + 1 pixels: whole numbers below 2^53, exact."""
-    px, py, pz, x, y, z = placed[3], placed[4], placed[5], 0.0, 0.0, 0.0
-    to_x, to_y, to_z = x_until[1:], y_until[1:], z_until[1:]
-    for j in range(len(px)):
-        x, y, z = x + px[j], y + py[j], z + pz[j]
+def _sum_steps(bits, count, until):
+    """Write, at j + 1, the sums of the steps of the first j + 1 pixels."""
+    of_x, of_y, of_z, x, y, z = bits[3], bits[4], bits[5], np.int64(0), np.int64(0), np.int64(0)
+    to_x, to_y, to_z = until[0, 1:], until[1, 1:], until[2, 1:]
+    for j in range(count):
+        x += of_x[j] - _SHIFT_BITS
+        y += of_y[j] - _SHIFT_BITS
+        z += of_z[j] - _SHIFT_BITS
         to_x[j], to_y[j], to_z[j] = x, y, z
 
 
 @numba.njit(cache=True, nogil=True)
-def _sum_colors(image_row, image_columns, until):
-    """Write, at j + 1, the sums over the first j + 1 pixels, the three colours in one number.
+def _sum_colors(image_row, image_columns, total, to):
+    """Write the sums over the pixels up to each one of a row, the three colours in one number.
 
-    Each takes _COLOR_BITS, which is room for MOST_COLUMNS pixels.
+    Each takes COLOR_BITS, which is room for the difference of two sums a batch apart.
     """
-    total, to = np.int64(0), until[1:]
     for j in range(len(image_columns)):
-        u = image_columns[j]
+        u = np.uint64(image_columns[j])
         red, green, blue = image_row[u, 0], image_row[u, 1], image_row[u, 2]
-        green_blue = (np.int64(green) << _COLOR_BITS) | (np.int64(blue) << (2 * _COLOR_BITS))
+        green_blue = (np.int64(green) << COLOR_BITS) | (np.int64(blue) << (2 * COLOR_BITS))
         total += np.int64(red) | green_blue
         to[j] = total
+    return total
 
 
 @numba.njit(cache=True, nogil=True)
-def _find_voxels(table, used, keys, first, missed, voxels):
-    """Write the voxel of each run, new ones included; returns the number of voxels.
-
-    Nearly all are at the first place that is looked at. The others are listed and searched after.
-    """
-    places, rows = table
-    for run in range(len(first)):
-        voxels[run] = places[_first_place(keys[first[run]], len(places))]
-    count = 0
-    for run in range(len(first)):
-        missed[count] = run
-        count += rows[voxels[run], 0] != keys[first[run]]
-    for k in range(count):
-        key = keys[first[missed[k]]]
-        place = _place_of(places, rows, key)
-        if places[place] == 0:
-            used += 1
-            places[place], rows[used, 0] = used, key
-        voxels[missed[k]] = places[place]
+def _add_batch(batch, count, camera, limits, table, used, view):
+    """Add the first pixels of a batch to the voxels; returns their number, -1 when too far."""
+    whole = (count + _WIDE - 1) // _WIDE * _WIDE
+    batch.left_out[count:whole] = -1
+    _find_cells(batch.x[:whole], batch.y[:whole], batch.z[:whole], camera, limits, batch.cell)
+    bits = batch.cell.view(np.int64)
+    if not _make_keys(bits, batch.left_out[:whole], batch.keys[:whole]):
+        return -1
+    runs = _find_runs(batch.keys[:count], batch.first, batch.end)
+    first, voxels = batch.first[:runs], batch.voxels[:runs]
+    _sum_steps(bits, count, batch.until)
+    used = find_voxels(table, used, batch.keys, first, batch.missed, voxels)
+    add_runs(table.rows, voxels, first, batch.end[:runs], batch.until, view)
     return used
-
-
-@numba.njit(cache=True, nogil=True)
-def _add_runs(rows, voxels, first, end, x_until, y_until, z_until, colors, view):
-    """Add the sums of runs of pixels to their voxels; `colors` has no rows for none."""
-    word, bit = SUMS + (view >> 6), np.int64(1) << np.int64(view & 63)
-    for run in range(len(first)):
-        row, a, b = rows[voxels[run]], first[run], end[run]
-        row[1] += np.int64(x_until[b] - x_until[a])
-        row[2] += np.int64(y_until[b] - y_until[a])
-        row[3] += np.int64(z_until[b] - z_until[a])
-        if len(colors):
-            color = colors[b] - colors[a]
-            row[4] += color & _COLOR
-            row[5] += (color >> _COLOR_BITS) & _COLOR
-            row[6] += color >> (2 * _COLOR_BITS)
-        row[7] += b - a
-        row[word] |= bit
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -332,45 +264,50 @@ def fuse_cut(depth, cut, camera, limits, colors, table, used, view):
     """
     mask, image, columns, ray_x = cut.mask, colors.image, cut.mask.shape[1], _rays(cut, camera)
     above, nearest = np.empty(columns + 2, np.float32), np.full(columns, np.inf, np.float32)
-    z, left_out, placed = np.empty(columns), np.empty(columns, np.int64), np.empty((6, columns))
-    bits, keys, room = placed.view(np.int64), np.empty(columns, np.int64), columns + 1
-    first, end = np.empty(room, np.int64), np.empty(room, np.int64)
-    voxels, missed = np.empty(room, np.int64), np.empty(room, np.int64)
-    sum_x, sum_y, sum_z = np.zeros(room), np.zeros(room), np.zeros(room)
-    sum_color = np.zeros(room if len(image) else 0, np.int64)
+    batch, filled, total = _new_batch(columns), 0, np.int64(0)
     for i in range(mask.shape[0]):
         begin, stop = row_bounds(mask, i)
         count, v, left = stop - begin, cut.top + i, cut.left + begin
         if count == 0:
             continue
+        if filled + count > batch.capacity:
+            used, filled, total = _add_batch(batch, filled, camera, limits, table, used, view), 0, 0
+            if used < 0:
+                return used
+        ask_for_row(depth, v + 1 + _AHEAD, left, left + count)
+        # More pixels than are marked, where there are, and overwritten by those of the next row.
+        wide = min((count + _WIDE - 1) // _WIDE * _WIDE, columns - begin)
         if limits.jump > 0:
-            _nearest_around(depth, v, left, limits, above[: count + 2], nearest[:count])
-        line, z_now, out_now = depth[v, left : left + count], z[:count], left_out[:count]
-        _usable_pixels(line, mask[i, begin:stop], nearest[:count], limits, z_now, out_now)
-        ray_y = (v - camera.cy) / camera.fy
-        _place_pixels(z_now, ray_x[begin:stop], ray_y, camera, limits, placed)
-        if not _make_keys(bits, out_now, keys[:count]):
-            return -1
-        runs = _find_runs(keys[:count], first, end)
-        _sum_offsets(placed[:, :count], sum_x, sum_y, sum_z)
-        if len(image):
-            columns_now = colors.column[left : left + count]
-            _sum_colors(image[colors.row[v]], columns_now, sum_color)
-        used = _find_voxels(table, used, keys, first[:runs], missed, voxels)
-        _add_runs(
-            table.rows, voxels, first[:runs], end[:runs], sum_x, sum_y, sum_z, sum_color, view
+            _nearest_around(depth, v, left, limits, above[: wide + 2], nearest[:wide])
+        _place_pixels(
+            depth[v, left : left + wide],
+            mask[i, begin : begin + wide],
+            nearest[:wide],
+            limits,
+            ray_x[begin : begin + wide],
+            (v - camera.cy) / camera.fy,
+            batch.x[filled : filled + wide],
+            batch.y[filled : filled + wide],
+            batch.z[filled : filled + wide],
+            batch.left_out[filled : filled + wide],
         )
-    return used
+        if len(image):
+            at, to = colors.column[left : left + count], batch.until[3, filled + 1 :]
+            ahead = colors.row[min(v + _AHEAD, len(colors.row) - 1)]
+            ask_for_row(image, ahead, at[0], at[-1] + 1)
+            total = _sum_colors(image[colors.row[v]], at, total, to)
+        filled += count
+    return _add_batch(batch, filled, camera, limits, table, used, view) if filled else used
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _lower_to(z, left_out, ray_x, ray_y, camera, lowest):
+def _lower_to(x, y, z, left_out, camera, lowest):
     """Lower the coordinates in each column of a patch to those of a row's points."""
     r, t = camera.rotation, camera.centre
     for k in range(3):
         rx, ry, rz, tk, low = r[k, 0], r[k, 1], r[k, 2], t[k], lowest[k]
         for j in range(len(z)):
-            point = rx * (ray_x[j] * z[j]) + ry * (ray_y * z[j]) + rz * z[j] + tk
+            point = rx * x[j] + ry * y[j] + rz * z[j] + tk
             point = point if left_out[j] == 0 else np.inf
             low[j] = point if point < low[j] else low[j]
 
@@ -380,14 +317,18 @@ def lowest_cut(depth, cut, camera, limits, lowest):
     """Lower `lowest` to the smallest coordinates of a patch's points."""
     mask, columns, ray_x = cut.mask, cut.mask.shape[1], _rays(cut, camera)
     nearest, low = np.full(columns, np.inf, np.float32), np.full((3, columns), np.inf)
-    z, left_out = np.empty(columns), np.empty(columns, np.int64)
+    x, y, z = np.empty(columns), np.empty(columns), np.empty(columns)
+    left_out = np.empty(columns, np.int64)
     for i in range(mask.shape[0]):
         begin, stop = row_bounds(mask, i)
-        count, left = stop - begin, cut.left + begin
-        line, z_now, out_now = depth[cut.top + i, left : left + count], z[:count], left_out[:count]
-        _usable_pixels(line, mask[i, begin:stop], nearest[:count], limits, z_now, out_now)
-        ray_y = (cut.top + i - camera.cy) / camera.fy
-        _lower_to(z_now, out_now, ray_x[begin:stop], ray_y, camera, low[:, begin:stop])
+        stop = min(begin + (stop - begin + _WIDE - 1) // _WIDE * _WIDE, columns)
+        count, v, left = stop - begin, cut.top + i, cut.left + begin
+        ask_for_row(depth, v + _AHEAD, left, left + count)
+        line, marked, rays = depth[v, left : left + count], mask[i, begin:stop], ray_x[begin:stop]
+        xs, ys, zs, out = x[:count], y[:count], z[:count], left_out[:count]
+        ray_y = (v - camera.cy) / camera.fy
+        _place_pixels(line, marked, nearest[:count], limits, rays, ray_y, xs, ys, zs, out)
+        _lower_to(xs, ys, zs, out, camera, low[:, begin:stop])
     for k in range(3):
         for j in range(columns):
             lowest[k] = min(lowest[k], low[k, j])

@@ -59,6 +59,18 @@ class Experience:
     measured: dict[str, float]
     """`time/...` and `throughput/...` of making it; times of what was restored are absent."""
 
+    def completion_rate(self) -> dict[str, float]:
+        """Return completion tokens per second of generation, when it was measured."""
+        seconds = self.measured.get("time/rollout_s")
+        if not seconds:
+            return {}
+        tokens = sum(
+            len(rollout.completion.completion_ids)
+            for group in self.groups
+            for rollout in group.rollouts
+        )
+        return {"throughput/completion_tokens_per_s": tokens / seconds}
+
 
 def has_spread(scores: Sequence[Score], tolerance: float) -> bool:
     """Whether at least two rollouts were scored and their rewards differ by more than noise."""

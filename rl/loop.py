@@ -164,7 +164,7 @@ class Trainer:
         self._fleet.release([group.encoded for group in experience.groups])
         self.step_number = step
         metrics["time/step_s"] = time.perf_counter() - started
-        metrics |= overhead(metrics, overlapped=overlapped) | completion_rate(experience)
+        metrics |= overhead(metrics, overlapped=overlapped) | experience.completion_rate()
         self._record(experience, batches, metrics)
         return result
 
@@ -368,19 +368,6 @@ class Trainer:
             f"{metrics['time/step_s']:.1f}s ({parts}) "
             f"ETA {time.strftime('%H:%M:%S', time.gmtime(left * per_step))}"
         )
-
-
-def completion_rate(experience: Experience) -> dict[str, float]:
-    """Return completion tokens per second of generation, when it was measured."""
-    seconds = experience.measured.get("time/rollout_s")
-    if not seconds:
-        return {}
-    tokens = sum(
-        len(rollout.completion.completion_ids)
-        for group in experience.groups
-        for rollout in group.rollouts
-    )
-    return {"throughput/completion_tokens_per_s": tokens / seconds}
 
 
 def ledger_rows(experience: Experience, trained: set[str]) -> list[dict[str, object]]:
