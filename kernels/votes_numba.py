@@ -40,12 +40,15 @@ def _find_pixels(px, py, pz, camera, cut, size, ahead, places):
         cut_in = seen & (u >= left) & (u < right) & (v >= top) & (v < bottom)
         u, v = (u - left if cut_in else 0.0), (v - top if cut_in else 0.0)
         places[1, k] = np.int32(v) * cut_line + np.int32(u)
-        places[2, k] = np.int32(1) if cut_in else np.int32(0)
+        places[2, k] = np.uint32(1) if cut_in else np.uint32(0)
 
 
 @numba.njit(cache=True, nogil=True)
 def _look_up(values, places, out):
-    """Read values at places: nothing waits for anything, so that many reads are under way."""
+    """Read values at places: nothing waits for anything, so that many reads are under way.
+
+    Places have no sign, so that nothing looks whether they count from the end.
+    """
     for k in range(len(out)):
         out[k] = values[places[k]]
 
@@ -72,7 +75,7 @@ def vote_cut(depth, cut, camera, limits, points, tolerance, votes):
     flat, mask = depth.reshape(-1), cut.mask.reshape(-1)
     if len(mask) == 0:  # the object is not seen in this frame
         mask = np.zeros(1, np.uint8)
-    ahead, places = np.empty(BLOCK), np.empty((3, BLOCK), np.int32)
+    ahead, places = np.empty(BLOCK), np.empty((3, BLOCK), np.uint32)
     px, py, pz = points[0], points[1], points[2]
     surface, marked = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
     for begin in range(0, points.shape[1], BLOCK):
