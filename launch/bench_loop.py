@@ -65,7 +65,7 @@ def _describe(name: str, rows: list[Metrics]) -> str:
     """Say what share of a step was overhead, and what a sync moved."""
     seconds = statistics.median(row["time/step_s"] for row in rows)
     share = statistics.median(row["time/overhead_fraction"] for row in rows)
-    sync = statistics.median(row["time/sync_s"] for row in rows)
+    sync = statistics.median(row["time/sync_s"] for row in rows if "time/sync_s" in row)
     return (
         f"{name}: {60 / seconds:.1f} steps a minute, {share:.1%} of a step outside generation, "
         f"forward and backward, optimizer; weight sync {sync:.2f} s"

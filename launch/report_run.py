@@ -24,6 +24,7 @@ PRIMARY = {
     "exact_match": "exact match",
 }
 STEP_PARTS = {
+    "sync": "weights to the engines",
     "encode": "waiting for prompts to be decoded and encoded",
     "rollout": "generation",
     "reward": "rewards",
@@ -31,7 +32,6 @@ STEP_PARTS = {
     "forward_backward": "forward and backward",
     "optimizer": "optimizer",
     "wait": "waiting for rollouts that were made beside the update",
-    "sync": "weights to the engines",
 }
 """Name in `time/<name>_s` -> what a reader calls it."""
 MAX_POINTS = 400
@@ -187,7 +187,7 @@ def _step_time(metrics: list[dict[str, Any]]) -> list[list[Any]]:
         return []
     overlapped = any(is_number(row.get("time/wait_s")) for row in rows)
     parts = dict(STEP_PARTS)
-    for name in ("rollout", "encode", "reward") if overlapped else ("wait",):
+    for name in ("sync", "rollout", "encode", "reward") if overlapped else ("wait",):
         del parts[name]
     seconds = {
         words: sum(numbers(row).get(f"time/{name}_s", 0.0) for row in rows)

@@ -159,6 +159,19 @@ def test_the_loss_of_a_stage_is_what_the_next_swap_wins() -> None:
     ]
 
 
+@pytest.mark.parametrize("overlapped", [False, True])
+def test_the_parts_of_a_mean_step_are_a_whole_step(run: Path, overlapped: bool) -> None:
+    seconds = {"sync": 0.5, "rollout": 3.0, "reward": 0.25, "forward_backward": 4.0, "step": 8.0}
+    if overlapped:  # three of them passed beside the update
+        seconds |= {"wait": 0.75, "step": 5.0}
+    row = {"step": 1, **{f"time/{name}_s": value for name, value in seconds.items()}}
+    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    parts = run_section(run, 0, Packer())["diagnostics"]["step_time"]
+    assert sum(share for _, _, share in parts) == pytest.approx(1)
+    assert {what: length for what, length, _ in parts}["everything else"] == 0.25
+    assert any(what == "weights to the engines" for what, *_ in parts) != overlapped
+
+
 def test_a_run_killed_in_the_middle_of_a_line_is_shown_up_to_there(
     run: Path, tmp_path: Path
 ) -> None:
