@@ -12,6 +12,7 @@ from scenerl.kernels.neighbors import (
     cell_parts,
     is_compiled,
     neighbor_distances,
+    neighbors_in_grid,
     neighbors_within,
     uses,
 )
@@ -78,17 +79,23 @@ def dbscan(
     Returns:
         Cluster of each point, -1 for noise.
     """
-    core = neighbors_within(points, radius_m, backend, enough=min_points) >= min_points
+    grid = None
+    if len(points) and is_compiled(points, backend):
+        from scenerl.kernels.cells_numba import border_labels, build_grid
+
+        grid = build_grid(as_float64(points), radius_m)
+        count = neighbors_in_grid(grid, radius_m, enough=min_points)
+    else:
+        count = neighbors_within(points, radius_m, backend, enough=min_points)
+    core = count >= min_points
     label = torch.full((len(points),), -1, dtype=torch.int64, device=points.device)
     if not bool(core.any()):
         return label
     where = core.nonzero()[:, 0]
     roots = components(points[where], radius_m, closed=False, backend=backend)
     label[where] = torch.unique(roots, return_inverse=True)[1]
-    if is_compiled(points, backend):
-        from scenerl.kernels.cells_numba import border_labels, build_grid
-
-        grid, is_core, out = build_grid(as_float64(points), radius_m), core.numpy(), label.numpy()
+    if grid is not None:
+        is_core, out = core.numpy(), label.numpy()
         map_threads(
             lambda part: border_labels(grid, radius_m, is_core, *part, out), cell_parts(grid)
         )

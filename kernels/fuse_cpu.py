@@ -117,7 +117,7 @@ def _prepare(
         jobs=_jobs(objects),
         depths=[np.ascontiguousarray(view.depth_m, np.float32) for view in views],
         colors=[_colors(view, camera) for view in views],
-        holes=[_pinhole(view, camera) for view in views],
+        holes=_pinholes(views, camera),
         limits=_limits(views, settings),
         words=(len(views) + 63) // 64,
     )
@@ -194,11 +194,12 @@ def _limits(views: Sequence[View], settings: FuseSettings) -> Limits:
     )
 
 
-def _pinhole(view: View, camera: Camera) -> Pinhole:
-    K, pose = camera.intrinsics, np.asarray(view.camera_to_world, np.float64)
-    rotation, centre = np.ascontiguousarray(pose[:3, :3]), np.ascontiguousarray(pose[:3, 3])
+def _pinholes(views: Sequence[View], camera: Camera) -> list[Pinhole]:
+    K = camera.intrinsics
     fx, fy, cx, cy = float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])
-    return Pinhole(fx, fy, cx, cy, rotation, centre)
+    poses = np.array([view.camera_to_world for view in views], np.float64).reshape(-1, 4, 4)
+    rotations, centres = poses[:, :3, :3].copy(), poses[:, :3, 3].copy()
+    return [Pinhole(fx, fy, cx, cy, *one) for one in zip(rotations, centres, strict=True)]
 
 
 def _colors(view: View, camera: Camera) -> Colors:

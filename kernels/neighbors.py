@@ -25,6 +25,9 @@ FEW_POINTS = 32
 """So many points are compared with all others instead of through a grid."""
 SAMPLE_SIZE = 64
 """Points from which the size of the grid cells is estimated; it decides speed only."""
+CELL_REACH = 1.6
+"""Edge of a grid cell, in typical distances to the last neighbour that is wanted: with smaller ones
+more points have to be looked for a second time, with larger ones more candidates are compared."""
 
 
 def neighbor_distances(
@@ -58,7 +61,7 @@ def _neighbor_distances_numba(points: np.ndarray, count: int) -> np.ndarray:
     out, todo = np.empty((len(points), count)), np.ones(len(points), bool)
     sample = np.arange(0, len(points), max(1, len(points) // 16))
     least = max(1e-9, 4 * max(float(np.ptp(axis)) for axis in points.T) / OFFSET)  # for copies
-    cell = max(float(np.quantile(reach_of(points, sample, count), 0.75)), least)
+    cell = max(CELL_REACH * float(np.quantile(reach_of(points, sample, count), 0.75)), least)
     while np.count_nonzero(todo) > FEW_POINTS:
         grid = build_grid(points, cell)
         map_threads(lambda part: nearest(grid, count, todo, *part, out), cell_parts(grid))  # noqa: B023
@@ -82,18 +85,24 @@ def neighbors_within(
         enough: A count that reaches it may end there, whatever else is near.
     """
     if len(points) and is_compiled(points, backend):
-        from scenerl.kernels.cells_numba import build_grid, count_within
+        from scenerl.kernels.cells_numba import build_grid
 
-        grid = build_grid(as_float64(points), radius_m)
-        out = np.zeros(len(points), np.int64)
-        most = len(points) if enough is None else enough
-        map_threads(lambda part: count_within(grid, radius_m, most, *part, out), cell_parts(grid))
-        return torch.from_numpy(out)
+        return neighbors_in_grid(build_grid(as_float64(points), radius_m), radius_m, enough)
     counts = torch.zeros(len(points), dtype=torch.int64, device=points.device)
     for rows, candidates, valid in candidate_blocks(points.double(), radius_m):
         gap = (points[rows][:, None] - points[candidates]).double().square().sum(dim=2)
         counts[rows] = (valid & (gap < radius_m**2)).sum(dim=1)
     return counts
+
+
+def neighbors_in_grid(grid: "Grid", radius_m: float, enough: int | None) -> Int[Tensor, "n"]:
+    """Count as `neighbors_within` does, in a grid with edges of `radius_m`."""
+    from scenerl.kernels.cells_numba import count_within
+
+    out = np.zeros(len(grid.points), np.int64)
+    most = len(out) if enough is None else enough
+    map_threads(lambda part: count_within(grid, radius_m, most, *part, out), cell_parts(grid))
+    return torch.from_numpy(out)
 
 
 def uses(points: Tensor, backend: Backend) -> Backend:
