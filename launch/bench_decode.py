@@ -106,13 +106,14 @@ def _peers(path: Path) -> tuple[dict[str, Callable[[list[int]], object]], tuple[
         "decord": partial(_read_decord_plainly, path),
         "PyAV": lambda indices: read_frames(path, indices, decoder="pyav"),
         "OpenCV": partial(_read_opencv, path),
+        "torchcodec": partial(_read_torchcodec, path),
     }
     found, left_out = {}, []
     for name, reader in readers.items():
         try:
             reader([0])
-        except (ImportError, OSError, ValueError) as error:
-            left_out.append(f"{name}: {error}")
+        except (ImportError, OSError, ValueError, RuntimeError) as error:
+            left_out.append(f"{name}: {str(error).strip().splitlines()[0]}")
         else:
             found[name] = reader
     return found, tuple(left_out)
@@ -123,6 +124,13 @@ def _read_decord_plainly(path: Path, indices: list[int]) -> object:
     from scenerl.preprocess.video import open_decord
 
     return open_decord(str(path)).get_batch(indices).asnumpy()
+
+
+def _read_torchcodec(path: Path, indices: list[int]) -> object:
+    """Ask torchcodec, which needs FFmpeg's libraries of the system."""
+    from torchcodec.decoders import VideoDecoder
+
+    return VideoDecoder(str(path), dimension_order="NHWC").get_frames_at(indices).data.numpy()
 
 
 def _read_opencv(path: Path, indices: list[int]) -> object:
