@@ -18,13 +18,7 @@ import numpy as np
 from scenerl.kernels.cells_numba import OFFSET
 from scenerl.kernels.masks_numba import row_bounds
 from scenerl.kernels.prefetch_numba import ask_for_row
-from scenerl.kernels.voxels_numba import (
-    AXIS,
-    COLOR_BITS,
-    UNIT,
-    add_runs,
-    find_voxels,
-)
+from scenerl.kernels.voxels_numba import AXIS, COLOR_BITS, UNIT, add_runs, find_voxels
 
 _SHIFT = 1.5 * 2.0**52
 """A whole number below 2^51 added to this stands, as it is, in the low bits of the float64; what is
@@ -115,6 +109,12 @@ class Batch(NamedTuple):
     voxels: np.ndarray  # uint32 [room]
     missed: np.ndarray  # uint32 [room]
     until: np.ndarray  # int64 [4, room]: sums over the pixels before
+
+
+@numba.njit(cache=True, nogil=True)
+def _widened(count):
+    """Return the next number of pixels that leaves nothing over."""
+    return (count + _WIDE - 1) // _WIDE * _WIDE
 
 
 @numba.njit(cache=True, nogil=True)
@@ -233,7 +233,7 @@ def _sum_colors(image_row, image_columns, total, to):
 @numba.njit(cache=True, nogil=True)
 def _add_batch(batch, count, camera, limits, table, used, view):
     """Add the first pixels of a batch to the voxels; returns their number, -1 when too far."""
-    whole = (count + _WIDE - 1) // _WIDE * _WIDE
+    whole = _widened(count)
     batch.left_out[count:whole] = -1
     _find_cells(batch.x[:whole], batch.y[:whole], batch.z[:whole], camera, limits, batch.cell)
     bits = batch.cell.view(np.int64)
@@ -276,7 +276,7 @@ def fuse_cut(depth, cut, camera, limits, colors, table, used, view):
                 return used
         ask_for_row(depth, v + 1 + _AHEAD, left, left + count)
         # More pixels than are marked, where there are, and overwritten by those of the next row.
-        wide = min((count + _WIDE - 1) // _WIDE * _WIDE, columns - begin)
+        wide = min(_widened(count), columns - begin)
         if limits.jump > 0:
             _nearest_around(depth, v, left, limits, above[: wide + 2], nearest[:wide])
         _place_pixels(
@@ -321,7 +321,7 @@ def lowest_cut(depth, cut, camera, limits, lowest):
     left_out = np.empty(columns, np.int64)
     for i in range(mask.shape[0]):
         begin, stop = row_bounds(mask, i)
-        stop = min(begin + (stop - begin + _WIDE - 1) // _WIDE * _WIDE, columns)
+        stop = min(begin + _widened(stop - begin), columns)
         count, v, left = stop - begin, cut.top + i, cut.left + begin
         ask_for_row(depth, v + _AHEAD, left, left + count)
         line, marked, rays = depth[v, left : left + count], mask[i, begin:stop], ray_x[begin:stop]
