@@ -100,7 +100,7 @@ def _apart(path: Path, indices: list[int]) -> object:
 
 def _peers(path: Path) -> tuple[dict[str, Callable[[list[int]], object]], tuple[str, ...]]:
     """Return name -> reader of what is installed, and why the others are left out."""
-    from scenerl.preprocess.video import read_frames
+    from scenerl.preprocess.video import first_line, read_frames
 
     readers: dict[str, Callable[[list[int]], object]] = {
         "decord": partial(_read_decord_plainly, path),
@@ -113,7 +113,7 @@ def _peers(path: Path) -> tuple[dict[str, Callable[[list[int]], object]], tuple[
         try:
             reader([0])
         except (ImportError, OSError, ValueError, RuntimeError) as error:
-            left_out.append(f"{name}: {str(error).strip().splitlines()[0]}")
+            left_out.append(f"{name}: {first_line(error)}")
         else:
             found[name] = reader
     return found, tuple(left_out)

@@ -150,7 +150,7 @@ def _with_fallback(path: str, decoder: Decoder, first: Any, second: Any) -> Any:
         except _decord_errors() as error:
             if decoder == "decord":
                 raise DataError(f"decord cannot read {path}: {error}") from error
-            _log_fallback(_reason(error))
+            _log_fallback(first_line(error))
     import av
 
     try:
@@ -159,8 +159,8 @@ def _with_fallback(path: str, decoder: Decoder, first: Any, second: Any) -> Any:
         raise DataError(f"{path} cannot be decoded as a video: {error}") from error
 
 
-def _reason(error: Exception) -> str:
-    """The first line of what decord says, without the time of day that it begins with."""
+def first_line(error: Exception) -> str:
+    """Return the first line of what a decoder says, without the time of day of decord's."""
     first = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return re.sub(r"^\[[\d:]+\] ", "", first)[:200]
 
