@@ -1,16 +1,23 @@
-"""Decode video files: decord, and PyAV where decord fails."""
+"""Read video files: PyAV with seeks, the fastest of what was measured, and decord where it fails.
 
+A file is read by the decoder that opened it and by no other, so that a frame's number means one
+frame (`launch bench decode` compares them; `preprocess/pyav_reader.py` says how it is fast).
+"""
+
+import contextlib
 import functools
+import importlib
 import logging
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from scenerl.preprocess.pyav_reader import index_frames, read_indexed
 from scenerl.preprocess.records import DataError
 
 logger = logging.getLogger(__name__)
@@ -36,18 +43,12 @@ def probe(path: str | Path, *, decoder: Decoder = "auto") -> VideoInfo:
 
     Args:
         path: Video file.
-        decoder: "auto" tries decord, then PyAV.
+        decoder: "auto" tries PyAV, then decord.
 
     Raises:
         DataError: If no decoder can open it.
     """
-    return _probe(str(path), decoder)
-
-
-@functools.lru_cache(maxsize=1024)
-def _probe(path: str, decoder: Decoder) -> VideoInfo:
-    result: VideoInfo = _with_fallback(path, decoder, _probe_decord, _probe_pyav)
-    return result
+    return _open(path, decoder).info
 
 
 def read_frames(
@@ -58,7 +59,7 @@ def read_frames(
     Args:
         path: Video file.
         indices: Frames, in any order, repeats allowed.
-        decoder: "auto" tries decord, then PyAV; both give the same frames.
+        decoder: "auto" tries PyAV, then decord; both give the same frames.
 
     Returns:
         uint8 RGB [n, H, W, 3], in the order of `indices`.
@@ -67,17 +68,18 @@ def read_frames(
         DataError: If no decoder can read it, or a frame is not there.
     """
     chosen = [int(index) for index in indices]
-    info = probe(path, decoder=decoder)
-    outside = [index for index in chosen if not 0 <= index < info.num_frames]
+    file = _open(path, decoder)
+    outside = [index for index in chosen if not 0 <= index < file.info.num_frames]
     if outside:
-        raise DataError(f"{path} has {info.num_frames} frames; there is no frame {outside[0]}")
+        raise DataError(f"{path} has {file.info.num_frames} frames; there is no frame {outside[0]}")
     if not chosen:
-        return np.zeros((0, info.height, info.width, 3), np.uint8)
+        return np.zeros((0, file.info.height, file.info.width, 3), np.uint8)
     # In order and each once: going back costs a seek to the key frame before, seconds in all.
     ordered = sorted(set(chosen))
-    frames: np.ndarray = _with_fallback(
-        str(path), decoder, lambda p: _read_decord(p, ordered), lambda p: _read_pyav(p, ordered)
-    )
+    try:
+        frames = file.read(ordered)
+    except _errors() as error:
+        raise DataError(f"{path} cannot be decoded as a video: {first_line(error)}") from error
     return frames if chosen == ordered else frames[np.searchsorted(ordered, chosen)]
 
 
@@ -141,22 +143,39 @@ def stream_frames(
         yield index, None
 
 
-def _with_fallback(path: str, decoder: Decoder, first: Any, second: Any) -> Any:
+class _File(Protocol):
+    """A file that a decoder can open."""
+
+    info: VideoInfo
+
+    def read(self, indices: list[int]) -> np.ndarray:
+        """Return frames, increasing, uint8 RGB [n, H, W, 3]."""
+        ...
+
+
+def _open(path: str | Path, decoder: Decoder) -> _File:
     if not Path(path).is_file():
         raise DataError(f"video {path} does not exist")
-    if decoder != "pyav":
-        try:
-            return first(path)
-        except _decord_errors() as error:
-            if decoder == "decord":
-                raise DataError(f"decord cannot read {path}: {error}") from error
-            _log_fallback(first_line(error))
-    import av
+    facts = Path(path).stat()
+    return _open_once(str(path), facts.st_size, facts.st_mtime_ns, decoder)
 
-    try:
-        return second(path)
-    except (av.FFmpegError, ValueError, IndexError) as error:
-        raise DataError(f"{path} cannot be decoded as a video: {error}") from error
+
+@functools.lru_cache(maxsize=256)
+def _open_once(path: str, size: int, mtime_ns: int, decoder: Decoder) -> _File:
+    """Open a file as it is now."""
+    failed = []
+    for name, open_it in (("PyAV", _PyavFile), ("decord", _DecordFile)):
+        if decoder not in ("auto", name.lower()):
+            continue
+        try:
+            file = open_it(path)
+        except _errors() as error:
+            failed.append(f"{name}: {first_line(error)}")
+        else:
+            if failed:
+                _log_fallback(failed[0])
+            return file
+    raise DataError(f"{path} cannot be decoded as a video; {'; '.join(failed)}")
 
 
 def first_line(error: Exception) -> str:
@@ -167,15 +186,40 @@ def first_line(error: Exception) -> str:
 
 @functools.cache
 def _log_fallback(reason: str) -> None:
-    logger.warning("decord fails (%s); PyAV decodes instead", reason)
+    logger.warning("%s; decord decodes instead", reason)
 
 
-def _decord_errors() -> tuple[type[Exception], ...]:
-    try:
-        import decord
-    except (ImportError, OSError):
-        return (ImportError, OSError)
-    return (decord.DECORDError, RuntimeError, OSError, IndexError)
+def _errors() -> tuple[type[Exception], ...]:
+    """What decoders raise at a file, or for want of themselves."""
+    found: tuple[type[Exception], ...]
+    found = (ImportError, OSError, ValueError, IndexError, RuntimeError)
+    for package, name in (("av", "FFmpegError"), ("decord", "DECORDError")):
+        with contextlib.suppress(ImportError, OSError):
+            found += (getattr(importlib.import_module(package), name),)
+    return found
+
+
+class _PyavFile:
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._index = index_frames(path)
+        self.info = _info(self._index.times_s, self._index.fps, self._index.size)
+
+    def read(self, indices: list[int]) -> np.ndarray:
+        return read_indexed(self._path, self._index, indices)
+
+
+class _DecordFile:
+    def __init__(self, path: str) -> None:
+        self._path = path
+        reader = open_decord(path)
+        height, width = reader[0].shape[:2]
+        starts = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0].astype(float)
+        times = tuple((starts - starts[0]).round(6).tolist())
+        self.info = _info(times, float(reader.get_avg_fps()), (width, height))
+
+    def read(self, indices: list[int]) -> np.ndarray:
+        return np.asarray(open_decord(self._path).get_batch(indices).asnumpy(), np.uint8)
 
 
 def open_decord(path: str) -> Any:
@@ -185,53 +229,9 @@ def open_decord(path: str) -> Any:
     return decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
 
 
-def _probe_decord(path: str) -> VideoInfo:
-    reader = open_decord(path)
-    height, width = reader[0].shape[:2]
-    starts = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0].astype(float)
-    return _info(starts.tolist(), float(reader.get_avg_fps()), width, height)
-
-
-def _read_decord(path: str, indices: list[int]) -> np.ndarray:
-    frames = open_decord(path).get_batch(indices).asnumpy()
-    return np.asarray(frames, np.uint8)
-
-
-def _probe_pyav(path: str) -> VideoInfo:
-    import av
-
-    with av.open(path) as container:
-        stream = container.streams.video[0]
-        starts, size = [], (0, 0)
-        for frame in container.decode(stream):
-            starts.append(float(frame.time or 0.0))
-            size = (frame.width, frame.height)
-        rate = float(stream.average_rate or 0.0)
-    return _info(starts, rate, *size)
-
-
-def _read_pyav(path: str, indices: list[int]) -> np.ndarray:
-    import av
-
-    wanted, found = set(indices), {}
-    with av.open(path) as container:
-        for number, frame in enumerate(container.decode(container.streams.video[0])):
-            if number in wanted:
-                found[number] = frame.to_ndarray(format="rgb24")
-            if len(found) == len(wanted):
-                break
-    return np.stack([found[index] for index in indices])
-
-
-def _info(starts: list[float], fps: float, width: int, height: int) -> VideoInfo:
-    if not starts:
-        raise ValueError("no frame in it")
-    if fps <= 0 and len(starts) > 1:
-        fps = (len(starts) - 1) / (starts[-1] - starts[0])
+def _info(times_s: tuple[float, ...], fps: float, size: tuple[int, int]) -> VideoInfo:
+    if fps <= 0 and times_s[-1] > 0:
+        fps = (len(times_s) - 1) / times_s[-1]
     return VideoInfo(
-        num_frames=len(starts),
-        fps=fps,
-        width=int(width),
-        height=int(height),
-        times_s=tuple(round(start - starts[0], 6) for start in starts),
+        num_frames=len(times_s), fps=fps, width=size[0], height=size[1], times_s=times_s
     )

@@ -25,17 +25,14 @@ from scenerl.preprocess.records import DataError
 from scenerl.preprocess.scene import Scene
 from scenerl.preprocess.video import read_frames
 
-DECORD = (
+PYAV = (
     """
 import ctypes, os, socket, struct, time
 """
     + WRITE_EVERYWHERE
     + """
-class DECORDError(Exception):
+class FFmpegError(Exception):
     pass
-
-def cpu(number):
-    return number
 
 def hangs():
     time.sleep(1000)
@@ -87,15 +84,14 @@ def leaves_a_daemon():
         if os.fork() == 0:
             time.sleep(1000)
         os._exit(0)
-    raise DECORDError("cannot open")
+    raise FFmpegError("cannot open")
 
 def calls_home():
     socket.create_connection(("127.0.0.1", int(os.environ["CANARY_PORT"])), timeout=5)
 
-class VideoReader:
-    def __init__(self, path, ctx=None, num_threads=0):
-        globals().get(os.path.basename(path).partition(".")[0], lambda: None)()
-        raise DECORDError("cannot open")
+def open(path):
+    globals().get(os.path.basename(path).partition(".")[0], lambda: None)()
+    raise FFmpegError("cannot open")
 """
 )
 FATAL = {
@@ -129,8 +125,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put a decoder that misbehaves, by the name of the file, where the real one is looked for."""
-    (tmp_path / "planted" / "decord").mkdir(parents=True)
-    (tmp_path / "planted" / "decord" / "__init__.py").write_text(DECORD)
+    (tmp_path / "planted" / "av").mkdir(parents=True)
+    (tmp_path / "planted" / "av" / "__init__.py").write_text(PYAV)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'planted'}:{os.environ.get('PYTHONPATH', '')}")
     return tmp_path
 
@@ -214,7 +210,7 @@ def test_what_a_decoder_starts_ends_with_it(clip: Path, planted: Path) -> None:
     shutil.copy(clip, path)
     decoder = Decoder(DataConfig())
     before = set(descendants(1))
-    assert decoder.frames(path, [3]).shape == (1, 64, 96, 3)  # PyAV takes over
+    assert decoder.frames(path, [3]).shape == (1, 64, 96, 3)  # decord takes over
     decoder.close()
     left = [line for pid, line in descendants(1).items() if pid not in before]
     assert not [line for line in left if "decode_child" in line]
