@@ -45,7 +45,8 @@ def make_room(table: Table, used: int, more: int) -> Table:
     """Return the table with room for `more` voxels beyond the `used` ones."""
     places, rows = table
     if 1 + used + more > len(rows):
-        rows = np.zeros((max(2 * len(rows), 1 + used + more), rows.shape[1]), np.int64)
+        # not zeroed: memory that no voxel needs is never touched
+        rows = np.empty((max(4 * len(rows), 1 + used + more), rows.shape[1]), np.int64)
         rows[: 1 + used] = table.rows[: 1 + used]
     size = len(places)
     while used + more > size / 2:
@@ -105,6 +106,7 @@ def find_voxels(table, used, keys, first, missed, voxels):
         place = _place_of(places, rows, key)
         if places[place] == 0:
             used += 1
+            rows[used] = 0
             places[place], rows[used, 0] = used, key
         voxels[missed[k]] = places[place]
     return used
