@@ -17,6 +17,9 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+_SETTLE_S = 0.3
+"""Wait before each timed call: OpenMP's threads look for work for 0.2 s after the call before."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
@@ -90,6 +93,7 @@ def measure(entries: Sequence[Entry], rounds: int) -> list[Timing]:
     for number in range(rounds):
         for place in range(len(entries)):
             turned = (place + number) % len(entries)
+            time.sleep(_SETTLE_S)
             times[turned].append(_time_ms(entries[turned].run))
         logger.info("round %d of %d", number + 1, rounds)
     return [timing(mine, peak) for mine, peak in zip(times, peaks, strict=True)]
