@@ -331,7 +331,7 @@ def _from_key(
         for packet in _packets(container, stream):
             begun = begun or packet.pts == start
             if not begun:
-                if packet.is_keyframe and packet.pts > start:
+                if packet.is_keyframe and packet.pts is not None and packet.pts > start:
                     break
                 continue
             if stream.codec.canonical_name == "h264":  # HEVC's may be referred to by higher layers
