@@ -32,7 +32,7 @@ class Table(NamedTuple):
     places: np.ndarray  # int32 [power of 2]: number of the voxel at each place, 0 for none
     rows: np.ndarray
     """int64 [room, SUMS + words]: key, offset x, y, z, colour r, g, b, pixels; then bits of views.
-    Row 0 is of no voxel."""
+    Row 0 is of no voxel; rows behind the last voxel's hold anything."""
 
 
 def new_table(words: int) -> Table:

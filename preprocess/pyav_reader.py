@@ -8,10 +8,11 @@ decoded from the first frame on, which defines what is right.
 """
 
 import functools
+import itertools
 import logging
 import os
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence, Set
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -45,10 +46,9 @@ class FrameIndex:
     stamps: tuple[int, ...] | None
     """Time stamps in the stream's units, increasing; None where the packets do not tell them, and
     frames are counted as they are decoded."""
-    keys: tuple[int, ...]
-    """Frames at which decoding can begin, increasing, the first one among them."""
-    entries: tuple[int, ...]
-    """Time stamps to seek to for each of them."""
+    entries: dict[int, int]
+    """Frames at which decoding can begin, increasing, the first one among them, and the time stamp
+    to seek to for each."""
     size: tuple[int, int]
     """(width, height), upright."""
     turns: int
@@ -61,8 +61,7 @@ def index_frames(path: str) -> FrameIndex:
     """Find the frames of a file: reads all its packets and decodes the first frame.
 
     Raises:
-        ValueError: If no frame of it can be decoded.
-        IndexError: If there is no video in it.
+        ValueError: If there is no video in it, or no frame can be decoded.
         av.FFmpegError: If it cannot be opened or breaks off at once.
     """
     with _opened(path, sound=False) as (container, stream):
@@ -91,8 +90,7 @@ def index_frames(path: str) -> FrameIndex:
     return FrameIndex(
         times_s=tuple(round(time_s - times[0], 6) for time_s in times),
         stamps=stamps,
-        keys=tuple(sorted(entries)),
-        entries=tuple(entries[key] for key in sorted(entries)),
+        entries=dict(sorted(entries.items())),
         size=_turned((first.width, first.height), turns),
         turns=turns,
         fps=fps,
@@ -114,13 +112,13 @@ def read_indexed(path: str, index: FrameIndex, numbers: Sequence[int]) -> np.nda
     images = np.empty((len(numbers), *index.size[::-1], 3), np.uint8)
     rows = {number: row for row, number in enumerate(numbers)}
     missing = set(numbers)
-    convert = Converter(_turned(index.size, index.turns), index.turns)
+    convert = _Converter(_turned(index.size, index.turns), index.turns)
 
     def take(frames: Iterator[tuple[int, Any]]) -> None:
         found = set()
         try:
             for number, frame in frames:
-                if number in missing and number not in found:  # two fields may come apart
+                if number not in found:  # two fields may come apart
                     convert(frame, images[rows[number]])
                     found.add(number)
         except _DamageError:
@@ -130,7 +128,7 @@ def read_indexed(path: str, index: FrameIndex, numbers: Sequence[int]) -> np.nda
 
     if index.stamps:
         with _opened(path, sound=True) as (container, stream):
-            for key, wanted in stretches(index.keys, numbers):
+            for key, wanted in stretches(tuple(index.entries), numbers):
                 take(_from_key(container, stream, index, key, wanted))
     for sound in (True, False):
         if missing:
@@ -142,11 +140,10 @@ def read_indexed(path: str, index: FrameIndex, numbers: Sequence[int]) -> np.nda
     return images
 
 
-class Converter:
+class _Converter:
     """Writes frames as upright RGB; one for many frames, since making it costs more than a use."""
 
     def __init__(self, size: tuple[int, int], turns: int = 0) -> None:
-        """Take the (width, height) that frames have or are resized to, and their turns."""
         from av.video.reformatter import VideoReformatter
 
         self._reformatter = VideoReformatter()
@@ -205,6 +202,8 @@ def _opened(path: str, *, sound: bool) -> Iterator[tuple[Any, Any]]:
     import av
 
     with av.open(path) as container:
+        if not container.streams.video:
+            raise ValueError("there is no video in it")
         stream = container.streams.video[0]
         codec = stream.codec_context
         if sound:
@@ -250,11 +249,10 @@ def _decoded(stream: Any, packet: Any, *, sound: bool) -> list[Any]:
     return frames
 
 
-def _frames(container: Any, stream: Any, *, sound: bool) -> Iterator[Any]:
-    """Yield all frames from where the file stands."""
-    for packet in _packets(container, stream):
+def _frames(packets: Iterable[Any], stream: Any, *, sound: bool) -> Iterator[Any]:
+    """Yield all frames that packets give."""
+    for packet in itertools.chain(packets, (None,)):
         yield from _decoded(stream, packet, sound=sound)
-    yield from _decoded(stream, None, sound=sound)
 
 
 class _Packet(NamedTuple):
@@ -304,49 +302,54 @@ def _count(path: str, fps: float) -> list[float]:
 
 def _stamps(path: str, *, sound: bool) -> tuple[float, list[int | None]]:
     with _opened(path, sound=sound) as (container, stream):
-        frames = _frames(container, stream, sound=sound)
+        frames = _frames(_packets(container, stream), stream, sound=sound)
         return float(stream.time_base), [frame.pts for frame in frames]
 
 
 def _from_key(
     container: Any, stream: Any, index: FrameIndex, key: int, numbers: Sequence[int]
 ) -> Iterator[tuple[int, Any]]:
-    """Yield (number, frame), those with the numbers among them, decoding from a key frame on.
+    """Yield (number, frame) of the wanted frames, decoding from a key frame on.
 
     Raises:
         _DamageError: At damage.
     """
-    import av
-
     assert index.stamps is not None
-    start, codec, begun = index.stamps[key], stream.codec_context, False
     wanted = {index.stamps[number]: number for number in numbers}
-    waiting = set(wanted)
+    packets = _needed(container, stream, index.entries[key], index.stamps[key], wanted.keys())
     try:
-        container.seek(index.entries[bisect_left(index.keys, key)], stream=stream)
-    except av.FFmpegError as error:
-        logger.warning("%s cannot be searched: %s", container.name, error)
-        return
-    try:
-        for packet in _packets(container, stream):
-            begun = begun or packet.pts == start
-            if not begun:
-                if packet.is_keyframe and packet.pts is not None and packet.pts > start:
-                    break
-                continue
-            if stream.codec.canonical_name == "h264":  # HEVC's may be referred to by higher layers
-                codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-            for frame in _decoded(stream, packet, sound=True):
-                if frame.pts in wanted:
-                    yield wanted[frame.pts], frame
-            waiting.discard(packet.pts)
-            if not waiting:
-                break
-        for frame in _decoded(stream, None, sound=True):
+        for frame in _frames(packets, stream, sound=True):
             if frame.pts in wanted:
                 yield wanted[frame.pts], frame
     finally:
-        codec.flush_buffers()
+        stream.codec_context.flush_buffers()
+
+
+def _needed(container: Any, stream: Any, entry: int, start: int, wanted: Set[int]) -> Iterator[Any]:
+    """Yield packets, from that with the time stamp `start` to the last wanted one.
+
+    None if a seek to `entry` does not come before it. The decoder is told what it may leave out.
+    """
+    import av
+
+    codec, waiting, begun = stream.codec_context, set(wanted), False
+    try:
+        container.seek(entry, stream=stream)
+    except av.FFmpegError as error:
+        logger.warning("%s cannot be searched: %s", container.name, error)
+        return
+    for packet in _packets(container, stream):
+        begun = begun or packet.pts == start
+        if not begun:
+            if packet.is_keyframe and packet.pts is not None and packet.pts > start:
+                return
+            continue
+        if stream.codec.canonical_name == "h264":  # HEVC's may be referred to by higher layers
+            codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+        yield packet
+        waiting.discard(packet.pts)
+        if not waiting:
+            return
 
 
 def _from_start(
@@ -359,7 +362,8 @@ def _from_start(
     """
     places = {stamp: number for number, stamp in enumerate(index.stamps or ())}
     waiting = set(numbers)
-    for count, frame in enumerate(_frames(container, stream, sound=sound)):
+    packets = _packets(container, stream)
+    for count, frame in enumerate(_frames(packets, stream, sound=sound)):
         number = places.get(frame.pts) if index.stamps else count
         if number in waiting:
             waiting.discard(number)

@@ -3,6 +3,7 @@
 import logging
 import random
 import struct
+import wave
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -138,7 +139,7 @@ def test_frames_are_found_by_a_seek(
 ) -> None:
     path, every = encoded[name]
     index = index_frames(str(path))
-    assert len(index.keys) > 1
+    assert len(index.entries) > 1
     with monkeypatch.context() as context:
         context.setattr("scenerl.preprocess.pyav_reader._from_start", lambda *_: iter(()))
         for numbers in patterns(len(every)):
@@ -273,4 +274,13 @@ def test_a_file_without_a_frame_is_refused(tmp_path: Path) -> None:
     content[start:] = bytes(len(content) - start)
     path.write_bytes(content)
     with pytest.raises(DataError, match="no frame in it can be decoded"):
+        probe(path)
+
+
+def test_a_file_without_a_video_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sound.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(1600))
+    with pytest.raises(DataError, match="as a video; PyAV: there is no video in it; decord: "):
         probe(path)
