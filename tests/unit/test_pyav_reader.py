@@ -41,8 +41,10 @@ ENCODES: dict[str, tuple[str, str, dict[str, str]]] = {
     "mpeg4": ("mpeg4", "mp4", {"g": "12", "bf": "2"}),
     "mpeg4_avi": ("mpeg4", "avi", {"g": "12", "bf": "2"}),
     "mpeg2": ("mpeg2video", "ts", {"g": "12", "bf": "2"}),
+    "mpeg1": ("mpeg1video", "mpg", {"g": "12", "bf": "2"}),
     "mpeg2_ps": ("mpeg2video", "mpg", {"g": "12", "bf": "2"}),
     "mjpeg": ("mjpeg", "avi", {}),
+    "prores": ("prores_ks", "mov", {}),
     "ffv1": ("ffv1", "mkv", {}),
     "gif": ("gif", "gif", {}),
 }
@@ -65,7 +67,7 @@ def encode(
 
     dice = np.random.default_rng(0)
     noise = dice.integers(0, 120, (*size[::-1], 3), dtype=np.uint8)
-    pixels = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
+    pixels = {"mjpeg": "yuvj420p", "gif": "rgb8", "prores_ks": "yuv422p10le"}.get(codec, "yuv420p")
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         stream = container.add_stream(codec, rate=25, options=options or {"g": "15"})
         assert isinstance(stream, av.VideoStream)
@@ -96,7 +98,9 @@ def decode_each(path: Path) -> Iterator[tuple[int | None, np.ndarray]]:
             if packet.size or packet.dts is None:
                 with suppress(av.error.InvalidDataError):
                     for frame in packet.decode():
-                        yield frame.pts, frame.to_ndarray(format="rgb24")
+                        deep = frame.format.components[0].bits > 8
+                        way = {"interpolation": "POINT"} if deep else {}
+                        yield frame.pts, frame.to_ndarray(format="rgb24", **way)
 
 
 @pytest.fixture(scope="module")
